@@ -1,0 +1,202 @@
+"""The one typed settings model.
+
+Sources, strongest first: ``DCLOUD_*`` environment variables, ``dcloud.toml``
+in the working directory (or the file that ``DCLOUD_CONFIG`` names), defaults.
+Every field is documented in ``docs/settings.md``; a test fails on one that is not.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from dcloud_spawner.errors import ConfigurationError
+
+EngineName = Literal["auto", "docker", "sandbox"]
+GpuPassing = Literal["device-request", "cdi", "runtime"]
+
+
+def config_file() -> Path:
+    """The TOML file that settings are read from; it need not exist."""
+    return Path(os.environ.get("DCLOUD_CONFIG", "dcloud.toml"))
+
+
+class Settings(BaseSettings):
+    """All settings of a deployment. Field descriptions are the documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="DCLOUD_", extra="forbid", frozen=True)
+
+    deployment: str = Field(
+        "dcloud",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,30}$",
+        description="Name of this deployment; on every container, network and volume it makes.",
+    )
+    state: Path = Field(
+        Path(".dcloud"), description="State folder: database, secrets, homes, logs."
+    )
+    database_url: str = Field(
+        "", description="SQLAlchemy URL; empty means SQLite in the state folder."
+    )
+    hub_database_url: str = Field(
+        "", description="URL of JupyterHub's own database; empty means SQLite in the state folder."
+    )
+    profiles_dir: Path = Field(Path("profiles"), description="Folder of profile files.")
+    images_dir: Path = Field(Path("images"), description="Folder of image recipes.")
+
+    engine: EngineName = Field(
+        "auto", description="docker, sandbox, or auto: docker when an engine answers."
+    )
+    engine_timeout_seconds: float = Field(
+        60.0, gt=0, description="How long one call to the engine may take."
+    )
+    engine_workers: int = Field(
+        16, ge=2, description="Threads for engine calls, so that one slow call blocks no other."
+    )
+    gpu_passing: GpuPassing = Field(
+        "device-request",
+        description="How GPUs reach a container: device request by UUID, CDI names, or the "
+        "nvidia runtime.",
+    )
+    gpu_runtime: str = Field(
+        "nvidia", description="OCI runtime to use when gpu_passing is runtime."
+    )
+    nvml_library: str = Field(
+        "", description="Path of libnvidia-ml.so.1; empty means the loader's own search."
+    )
+    simulated_gpus: bool = Field(
+        False, description="True when the NVML library is simulated; every page then says so."
+    )
+
+    host: str = Field("127.0.0.1", description="Address the proxy listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the proxy listens on.")
+    hub_port: int = Field(8081, ge=1, le=65535, description="Port of the hub's own API.")
+    proxy_api_port: int = Field(
+        8001, ge=1, le=65535, description="Loopback port of the proxy's API."
+    )
+    public_url: str = Field("", description="Address users see, if not http://HOST:PORT/.")
+
+    reserve_memory_gib: float = Field(
+        2.0, ge=0, description="Memory of each node that is kept for the platform itself, GiB."
+    )
+    cpu_overcommit: float = Field(
+        2.0, ge=1, le=64, description="CPU cores offered for each real core of a node."
+    )
+    concurrent_launches: int = Field(
+        8, ge=1, description="Admitted workloads that may be starting at the same time."
+    )
+    launch_timeout_seconds: float = Field(
+        120.0, gt=0, description="From admission to an answering server; waiting does not count."
+    )
+    stop_grace_seconds: int = Field(
+        10, ge=0, description="Between the polite stop of a container and the kill."
+    )
+    servers_per_user: int = Field(
+        5, ge=1, description="Named servers a user may have besides the default one."
+    )
+    pids_limit: int = Field(4096, ge=64, description="Processes and threads in one container.")
+    shm_fraction: float = Field(
+        0.5, gt=0, le=1, description="Share of a container's memory that /dev/shm may use."
+    )
+    disk_limit_gib: float = Field(
+        0.0,
+        ge=0,
+        description="Writable layer of a container, GiB, where the storage driver can limit it; "
+        "0 means measured and shown only.",
+    )
+
+    schedule_seconds: float = Field(5.0, gt=0, description="Timer of the scheduling pass.")
+    reconcile_seconds: float = Field(
+        30.0, gt=0, description="Period of the comparison of containers with rows."
+    )
+    inventory_seconds: float = Field(10.0, gt=0, description="Period of the GPU health check.")
+    resume_seconds: float = Field(
+        1.0, gt=0, description="Period in which waiting requests are taken up after a hub restart."
+    )
+
+    authenticator: str = Field(
+        "dcloud", description="dcloud, or an import path of an oauthenticator class."
+    )
+    authenticator_config: dict[str, object] = Field(
+        default_factory=dict,
+        description="Traits of the authenticator class, as JSON or a TOML table.",
+    )
+    admins: tuple[str, ...] = Field(
+        (), description="Names that are administrators once an administrator let them in."
+    )
+    trusted_group: str = Field("trusted", description="Group that may name its own image.")
+    password_min_length: int = Field(10, ge=8, description="Shortest password at sign-up.")
+    lockout_attempts: int = Field(5, ge=1, description="Failed sign-ins before a name is locked.")
+    lockout_minutes: float = Field(15.0, gt=0, description="How long a name stays locked.")
+    reset_link_hours: float = Field(24.0, gt=0, description="Life of a one-time reset link.")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Level of the logs."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=config_file()),
+        )
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Folder of secret files, mode 0700, each file 0600."""
+        return self.state / "secrets"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Folder of the logs of every process that ``dcloud up`` starts."""
+        return self.state / "logs"
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of DCloud's own database."""
+        return self.database_url or f"sqlite:///{(self.state / 'dcloud.sqlite').absolute()}"
+
+    @property
+    def hub_store_url(self) -> str:
+        """SQLAlchemy URL of JupyterHub's database."""
+        return (
+            self.hub_database_url
+            or f"sqlite:///{(self.state / 'jupyterhub.sqlite').absolute()}"
+        )
+
+    @property
+    def bind_url(self) -> str:
+        """The proxy's public address."""
+        return self.public_url or f"http://{self.host}:{self.port}/"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings; raises ConfigurationError that names each wrong field and its value."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']} "
+            f"(got {item.get('input')!r})"
+            for item in error.errors()
+        ]
+        raise ConfigurationError(
+            f"Settings are wrong (from {config_file()} or DCLOUD_* variables):\n"
+            + "\n".join(lines)
+        ) from error
