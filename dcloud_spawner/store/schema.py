@@ -1,0 +1,173 @@
+"""Tables. The indexes marked as invariants hold even when every program above is wrong."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from dcloud_spawner.store.database import UtcDateTime
+
+
+class State(StrEnum):
+    """The life of a workload. It only ever moves forward, but for ADMITTED or STARTING after a
+    hub restart, which may be launched again with the same leases."""
+
+    QUEUED = "queued"
+    """Waits; holds nothing."""
+    ADMITTED = "admitted"
+    """Holds its leases; no container yet."""
+    STARTING = "starting"
+    """A container may exist."""
+    RUNNING = "running"
+    """The server answered once."""
+    STOPPING = "stopping"
+    """To be ended; holds its leases until the engine confirms that the container is gone."""
+    ENDED = "ended"
+    """Holds nothing; the row stays as history."""
+
+
+HOLDING = (State.ADMITTED, State.STARTING, State.RUNNING, State.STOPPING)
+"""States in which a workload holds its leases, memory and cores."""
+
+OPEN = (State.QUEUED, *HOLDING)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", String(253), primary_key=True),
+    Column("cpu_millicores", Integer, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("drained", Boolean, nullable=False, server_default=text("false")),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+
+accelerators = Table(
+    "accelerators",
+    metadata,
+    Column("uuid", String(96), primary_key=True),
+    Column("node", ForeignKey("nodes.name"), nullable=False, index=True),
+    Column("index", Integer, nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("parent_uuid", String(96), nullable=False, server_default=""),
+    Column("health", String(16), nullable=False),
+    Column("health_reason", Text, nullable=False, server_default=""),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+
+workloads = Table(
+    "workloads",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("sequence", BigInteger, nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("user", String(255), nullable=False, index=True),
+    Column("server_name", String(255), nullable=False, server_default=""),
+    Column("profile", String(64), nullable=False),
+    Column("choice", JSON, nullable=False),
+    Column("image", String(512), nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("gpu_model", String(128), nullable=True),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("cpu_millicores", Integer, nullable=False),
+    Column("limit_seconds", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("place", Integer, nullable=True),
+    Column("latest_start_at", UtcDateTime, nullable=True),
+    Column("node", String(253), nullable=True),
+    Column("url", String(512), nullable=False, server_default=""),
+    Column("submitted_at", UtcDateTime, nullable=False),
+    Column("admitted_at", UtcDateTime, nullable=True),
+    Column("starting_at", UtcDateTime, nullable=True),
+    Column("ready_at", UtcDateTime, nullable=True),
+    Column("stopping_at", UtcDateTime, nullable=True),
+    Column("ended_at", UtcDateTime, nullable=True),
+    # The engine's own times: what charges are made from.
+    Column("engine_started_at", UtcDateTime, nullable=True),
+    Column("engine_finished_at", UtcDateTime, nullable=True),
+    Column("exit_code", Integer, nullable=True),
+    Column("oom_killed", Boolean, nullable=False, server_default=text("false")),
+    Column("end_reason", String(32), nullable=False, server_default=""),
+    Column("end_detail", Text, nullable=False, server_default=""),
+    Index("ix_workloads_state", "state"),
+)
+
+Index(
+    "uq_workloads_open_server",
+    workloads.c.kind,
+    workloads.c.user,
+    workloads.c.server_name,
+    unique=True,
+    sqlite_where=workloads.c.state != State.ENDED.value,
+    postgresql_where=workloads.c.state != State.ENDED.value,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("accelerator", ForeignKey("accelerators.uuid"), nullable=False),
+    Column("workload", ForeignKey("workloads.id"), nullable=False, index=True),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime, nullable=True),
+)
+
+# Invariant 1: an accelerator has at most one open lease, whatever any process believes.
+Index(
+    "uq_leases_open_accelerator",
+    leases.c.accelerator,
+    unique=True,
+    sqlite_where=leases.c.closed_at.is_(None),
+    postgresql_where=leases.c.closed_at.is_(None),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", String(255), nullable=False, index=True),
+    Column("source", String(255), nullable=False),
+    Column("result", String(32), nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+)
+
+homes = Table(
+    "homes",
+    metadata,
+    Column("volume", String(255), primary_key=True),
+    Column("user", String(255), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("user_deleted_at", UtcDateTime, nullable=True),
+    Column("size_bytes", BigInteger, nullable=True),
+    Column("measured_at", UtcDateTime, nullable=True),
+)
