@@ -7,3 +7,5 @@ c.ServerApp.root_dir = "/home/dcloud"
 c.FileContentsManager.delete_to_trash = False
 # Not a login shell: /etc/profile would replace the PATH of the image.
 c.ServerApp.terminado_settings = {"shell_command": ["/bin/bash"]}
+# Kernels over Unix sockets: nothing else in the container's network can reach them.
+c.KernelManager.transport = "ipc"
