@@ -6,6 +6,7 @@
     │   ├── NotAllowed          403  the thing exists but is not theirs to use
     │   ├── NotFound            404
     │   ├── Conflict            409  the request is fine but something is in its way
+    │   ├── TooManyAttempts     429  right or wrong, it is not looked at for a while
     │   └── Unavailable         503  a part of the platform is away; trying again helps
     ├── ConfigurationError      an administrator's file or setting is wrong; says where
     └── EngineError             the engine refused or did not answer
@@ -72,6 +73,13 @@ class Conflict(UserError):
 
     status_code = 409
     code = "conflict"
+
+
+class TooManyAttempts(UserError):
+    """Too many tries in too short a time; the message says when the next one counts."""
+
+    status_code = 429
+    code = "too_many_attempts"
 
 
 class Unavailable(UserError):
