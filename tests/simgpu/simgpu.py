@@ -374,7 +374,9 @@ def _reload(done: Callable[[Sequence[str]], bool], timeout_seconds: float) -> No
     try:
         os.kill(int(DOCKER_PID.read_text(encoding="utf-8")), signal.SIGHUP)
     except (OSError, ValueError) as error:
-        raise SimulationError(f"dockerd cannot be told to reload ({DOCKER_PID}): {error}") from error
+        raise SimulationError(
+            f"dockerd cannot be told to reload ({DOCKER_PID}): {error}"
+        ) from error
     deadline = time.monotonic() + timeout_seconds
     while not done(docker_runtimes()):
         if time.monotonic() > deadline:
