@@ -1,0 +1,53 @@
+"""Web handlers of the pages: static files, and what is free now as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from jupyterhub.handlers.base import BaseHandler
+from tornado import web
+
+from dcloud_spawner.form.view import STATIC, SpawnFormView, live_data
+
+LiveView = Callable[[Any], Awaitable[SpawnFormView]]
+"""Makes the start page's view for a user (the hub's own user object)."""
+
+
+class StaticFiles(web.StaticFileHandler):
+    """Our scripts and styles; the browser asks each time whether its copy is still good."""
+
+    def set_extra_headers(self, path: str) -> None:
+        """A module imports others by plain names, so no version in a URL could renew them."""
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+
+class LiveHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
+    """What is free now and which images are ready, for the start page of who asks."""
+
+    def initialize(self, view: LiveView) -> None:
+        """Take the function that makes the view."""
+        self._view = view
+
+    async def get(self) -> None:
+        """Answer with ``live_data``; 403 without a session, never a redirect to a page."""
+        if self.current_user is None:
+            raise web.HTTPError(403)
+        data = live_data(await self._view(self.current_user))
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(json.dumps(data))
+
+
+def static_handlers() -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
+    """Routes of the static files, for ``c.JupyterHub.extra_handlers``."""
+    return [(r"/dcloud/static/(.*)", StaticFiles, {"path": str(STATIC)})]
+
+
+def live_handlers(
+    view: LiveView,
+) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
+    """Route of the start page's live figures, for ``c.JupyterHub.extra_handlers``."""
+    return [(r"/dcloud/live", LiveHandler, {"view": view})]

@@ -1,0 +1,179 @@
+"""The resources of one profile: its choices, which one is chosen, and what each would mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from dcloud_spawner.form.availability import Availability, ModelAvailability
+from dcloud_spawner.form.fit import Fit, fit_amount, fit_gpus, hint
+from dcloud_spawner.profiles import AmountChoices, Profile
+
+ANY = ""
+"""Value of the choice "whichever is free first"; posted empty, it is no field at all."""
+
+
+@dataclass(frozen=True)
+class ModelOption:
+    """One line of the list of GPU models."""
+
+    value: str
+    label: str
+    text: str
+    fits: Mapping[str, Fit]
+    """By the number of GPUs, as text."""
+    hint: str
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Memory or cores: what may be chosen, what is, and what each would mean."""
+
+    chosen: str
+    fits: Mapping[str, Fit]
+    hint: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The resources of one profile, ready to be drawn."""
+
+    name: str
+    title: str
+    gpus: str
+    model: ModelOption
+    models: tuple[ModelOption, ...]
+    memory: Amounts
+    cpus: Amounts
+    hours: str
+    hours_most: int
+    image: str
+    """What the user named; empty means the profile's own."""
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """What the chosen values mean."""
+        return (
+            self.model.fits[self.gpus],
+            self.memory.fits[self.memory.chosen],
+            self.cpus.fits[self.cpus.chosen],
+        )
+
+    @property
+    def state(self) -> str:
+        """The worst of them."""
+        states = [fit.state for fit in self.fits]
+        return next((state for state in ("no", "waits") if state in states), "now")
+
+    @property
+    def reasons(self) -> str:
+        """Why it is not now."""
+        return " ".join(fit.reason for fit in self.fits if fit.state == self.state)
+
+
+def panel(profile: Profile, pool: Availability, values: Mapping[str, object]) -> Panel:
+    """One profile's resources with these values chosen where they are offered."""
+    models = model_options(profile, pool)
+    wanted = str(values.get("gpu_model") or "")
+    model = next((found for found in models if found.value == wanted), models[0])
+    gpus = _key(values.get("gpus"), model.fits, f"{profile.gpus.default}")
+    hours = values.get("hours")
+    return Panel(
+        name=profile.name,
+        title=profile.title,
+        gpus=_possible(gpus, model.fits),
+        model=model,
+        models=models,
+        memory=_amounts(profile.memory_gib, values.get("memory_gib"), memory_fits(profile, pool)),
+        cpus=_amounts(profile.cpus, values.get("cpus"), cpu_fits(profile, pool)),
+        hours=f"{hours if isinstance(hours, int | str) else profile.hours.default}",
+        hours_most=profile.hours.most,
+        image=str(values.get("image") or ""),
+    )
+
+
+def live_panel(profile: Profile, pool: Availability) -> dict[str, object]:
+    """What the choices of a profile mean now, as JSON."""
+    memory, cpus = memory_fits(profile, pool), cpu_fits(profile, pool)
+    return {
+        "models": {
+            option.value: {
+                "label": option.label,
+                "text": option.text,
+                "fits": _plain(option.fits),
+                "hint": option.hint,
+            }
+            for option in model_options(profile, pool)
+        },
+        "memory_gib": {"fits": _plain(memory), "hint": hint(memory)},
+        "cpus": {"fits": _plain(cpus), "hint": hint(cpus)},
+    }
+
+
+def model_options(profile: Profile, pool: Availability) -> tuple[ModelOption, ...]:
+    """The GPU models to choose from, never empty.
+
+    Where the profile names its models, one of them has to be chosen; else "any" comes first.
+    """
+    if profile.gpu_models:
+        offered = [found for found in pool.models if found.model in profile.gpu_models]
+    else:
+        offered = list(pool.models)
+    options = [_option(profile, found.model, found.label, [found]) for found in offered]
+    if len(offered) == 1:
+        # A list of one is no choice: the request then names no model, as any other would do.
+        only = options[0]
+        value = only.value if profile.gpu_models else ANY
+        return (ModelOption(value, only.label, only.text, only.fits, only.hint),)
+    if not profile.gpu_models or not offered:
+        label = "Whichever is free first" if offered else "none here"
+        options.insert(0, _option(profile, ANY, label, offered))
+    return tuple(options)
+
+
+def _option(
+    profile: Profile, value: str, label: str, candidates: list[ModelAvailability]
+) -> ModelOption:
+    fits = {f"{count}": fit_gpus(count, candidates) for count in profile.gpus.choices}
+    free = sum(found.free for found in candidates)
+    total = sum(found.total for found in candidates)
+    text = f"{label}: {free} of {total} free" if candidates else label
+    return ModelOption(value, label, text, fits, hint(fits))
+
+
+def memory_fits(profile: Profile, pool: Availability) -> dict[str, Fit]:
+    """What each choice of memory means now."""
+    return {
+        f"{wanted:g}": fit_amount(wanted, pool.memory_free_gib, pool.memory_total_gib, "GiB")
+        for wanted in profile.memory_gib.choices
+    }
+
+
+def cpu_fits(profile: Profile, pool: Availability) -> dict[str, Fit]:
+    """What each choice of cores means now."""
+    return {
+        f"{wanted:g}": fit_amount(wanted, pool.cpus_free, pool.cpus_total, "cores")
+        for wanted in profile.cpus.choices
+    }
+
+
+def _amounts(offered: AmountChoices, value: object, fits: Mapping[str, Fit]) -> Amounts:
+    chosen = _key(value, fits, f"{offered.default:g}")
+    return Amounts(_possible(chosen, fits), fits, hint(fits))
+
+
+def _key(value: object, fits: Mapping[str, Fit], default: str) -> str:
+    key = f"{value:g}" if isinstance(value, int | float) else str(value)
+    return key if key in fits else default
+
+
+def _possible(chosen: str, fits: Mapping[str, Fit]) -> str:
+    """The chosen one, or, where that can never be, the largest that can."""
+    if fits[chosen].state != "no":
+        return chosen
+    possible = [key for key, fit in fits.items() if fit.state != "no"]
+    return max(possible, key=float) if possible else chosen
+
+
+def _plain(fits: Mapping[str, Fit]) -> dict[str, dict[str, str]]:
+    return {key: asdict(fit) for key, fit in fits.items()}

@@ -1,0 +1,132 @@
+"""The servers of a user as the first page lists them. Drawn from the hub's spawner objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dcloud_spawner.form.waiting import WaitingPage, waiting_page
+from dcloud_spawner.form.words import (
+    count_words,
+    gpus_words,
+    length_words,
+    listed,
+    moment,
+    number,
+    rows,
+    size_words,
+    texts,
+)
+
+
+@dataclass(frozen=True)
+class ServerRow:
+    """One server in words."""
+
+    name: str
+    title: str
+    state: str
+    """running, waiting, starting, stopping, stopped."""
+    place: str
+    """In the queue, empty when it is not known."""
+    about: str
+    """Profile and what is held or asked for."""
+    gpus: int
+    started_at: datetime | None
+    running_for: str
+    stops_at: datetime | None
+    faults: tuple[str, ...]
+    """GPUs in it that are out of order, one sentence each."""
+    notes: tuple[str, ...]
+    last_activity: datetime | None
+    home: str
+    """Size of the home on disk, empty when it is not measured."""
+
+
+class PageWords:
+    """What the templates call, as the template variable ``dcloud``."""
+
+    def waiting(self, spawner: object) -> WaitingPage:
+        """The waiting page of a spawner (its ``waiting_view()``, where it has one)."""
+        return waiting_page(_view(spawner, "waiting_view"), str(getattr(spawner, "name", "")))
+
+    def still_waits(self, user: object, server: str) -> bool:
+        """Whether a request waits although nothing is being started (the hub was restarted)."""
+        spawners = getattr(user, "spawners", {})
+        if server not in spawners:
+            return False
+        return bool(_view(spawners[server], "waiting_view"))
+
+    def server(self, spawner: object, now: datetime | None = None) -> ServerRow:
+        """One server of the list; takes the hub's Spawner or its bare database row."""
+        now = now or datetime.now(UTC)
+        name = str(getattr(spawner, "name", ""))
+        held = _view(spawner, "holding_view") or {}
+        waits = _view(spawner, "waiting_view") or {}
+        state = _state(spawner, waits)
+        page = waiting_page(waits, name, now)
+        started = moment(held.get("started_at")) if state == "running" else None
+        size = getattr(spawner, "home_size_bytes", None)
+        return ServerRow(
+            name=name,
+            title=str(getattr(spawner, "display_name", "") or name) if name else "Default server",
+            state=state,
+            place=page.place if state == "waiting" else "",
+            about=_about(held, page, state),
+            gpus=len(rows(held, "gpus")),
+            started_at=started,
+            running_for=length_words((now - started).total_seconds()) if started else "",
+            stops_at=moment(held.get("stops_at")) if state == "running" else None,
+            faults=_faults(held),
+            notes=tuple(texts(held, "reasons")),
+            last_activity=moment(getattr(spawner, "last_activity", None)),
+            home=size_words(size) if isinstance(size, int) and size >= 0 else "",
+        )
+
+
+def _view(spawner: object, method: str) -> Mapping[str, object] | None:
+    found = getattr(spawner, method, None)
+    view = found() if callable(found) else None
+    return view if isinstance(view, Mapping) else None
+
+
+def _state(spawner: object, waits: Mapping[str, object]) -> str:
+    pending = getattr(spawner, "pending", None)
+    if pending == "stop":
+        return "stopping"
+    if pending == "spawn":
+        return "waiting" if waits.get("stage") == "queue" else "starting"
+    if getattr(spawner, "ready", False):
+        return "running"
+    return "waiting" if waits else "stopped"
+
+
+def _about(held: Mapping[str, object], page: WaitingPage, state: str) -> str:
+    if state in ("waiting", "starting"):
+        return page.title
+    if state == "stopped" or not held:
+        return ""
+    gpus = rows(held, "gpus")
+    parts = [str(held.get("title") or "")]
+    if gpus:
+        parts.append(gpus_words(len(gpus), str(gpus[0].get("model") or "") or None))
+    memory, cpus = number(held.get("memory_gib")), number(held.get("cpus"))
+    parts.append(f"{memory:g} GiB" if memory else "")
+    parts.append(count_words(cpus, "core") if cpus else "")
+    parts.append(f"on {held['node']}" if held.get("node") else "")
+    return ", ".join(part for part in parts if part)
+
+
+def _faults(held: Mapping[str, object]) -> tuple[str, ...]:
+    bad = [gpu for gpu in rows(held, "gpus") if str(gpu.get("health") or "ok") != "ok"]
+    sentences = []
+    for gpu in bad:
+        reason = str(gpu.get("health_reason") or "")
+        said = f": {reason}" if reason else ""
+        sentences.append(f"GPU {gpu.get('index', '?')} is out of order{said}.")
+    if bad and len(bad) < len(rows(held, "gpus")):
+        good = [f"{gpu.get('index')}" for gpu in rows(held, "gpus") if gpu not in bad]
+        noun = "GPU" if len(good) == 1 else "GPUs"
+        sentences.append(f"{noun} {listed(good)} still {'works' if len(good) == 1 else 'work'}.")
+    return tuple(sentences)

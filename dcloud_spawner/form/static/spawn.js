@@ -1,0 +1,226 @@
+// The start page: the summary follows the form, and what is free is asked for every few seconds.
+import { hour, localTimes, say, setTime } from "./words.js";
+
+const LIVE_MS = 5000;
+const NOTE = { now: ["ok", "now"], waits: ["warn", "clock"], image: ["warn", "down"], no: ["bad", "no"] };
+
+const form = document.querySelector("#spawn_form");
+const by = (id) => document.getElementById(id);
+let live = JSON.parse(by("dc-data").textContent);
+
+const chosen = () => form.querySelector("[name=profile]:checked");
+const panelOf = (name) => form.querySelector(`.dc-res[data-profile="${name}"]`);
+const field = (panel, name) => panel.querySelector(`[data-field="${name}"]`);
+
+function checked(panel, name) {
+  const group = field(panel, name);
+  if (!group) return null;
+  return group.matches("input") ? group.value : group.querySelector("input:checked")?.value ?? null;
+}
+
+/** Draw what each choice of a group means; returns a sentence when a choice had to be changed. */
+function drawGroup(panel, name, fits, hint, always) {
+  const group = field(panel, name);
+  if (!group?.matches(".dc-seg")) return "";
+  for (const input of group.querySelectorAll("input")) {
+    const fit = fits[input.value];
+    if (!fit) continue;
+    let mark = input.parentElement.querySelector("[data-mark]");
+    if (!mark && fit.state !== "now") {
+      mark = document.createElement("small");
+      mark.dataset.mark = "";
+      input.parentElement.append(mark);
+    }
+    if (mark) {
+      say(mark, always || fit.state !== "now" ? fit.mark : "");
+      mark.className = { now: "is-now", waits: "is-wait" }[fit.state] ?? "";
+    }
+    input.disabled = fit.state === "no";
+  }
+  const note = group.parentElement.querySelector("[data-hint]");
+  say(note, hint);
+  note.hidden = !hint;
+  const picked = group.querySelector("input:checked");
+  if (!picked?.disabled) return "";
+  const possible = [...group.querySelectorAll("input:enabled")].at(-1);
+  if (!possible) return "";
+  possible.checked = true;
+  return `${picked.value} is not possible here, ${possible.value} is chosen instead.`;
+}
+
+function drawPanel(name) {
+  const panel = panelOf(name), offer = live.offers[name];
+  if (!offer) return "";
+  const model = field(panel, "gpu_model");
+  if (model?.matches("select")) {
+    for (const option of model.options) say(option, offer.models[option.value]?.text ?? option.text);
+  } else if (model) {
+    say(panel.querySelector("[data-model-text]"), Object.values(offer.models)[0].text);
+  }
+  const kind = modelOf(panel, offer);
+  return [
+    drawGroup(panel, "gpus", kind.fits, kind.hint, true),
+    drawGroup(panel, "memory_gib", offer.memory_gib.fits, offer.memory_gib.hint, false),
+    drawGroup(panel, "cpus", offer.cpus.fits, offer.cpus.hint, false),
+  ].filter(Boolean).join(" ");
+}
+
+function modelOf(panel, offer) {
+  return offer.models[field(panel, "gpu_model")?.value ?? ""] ?? Object.values(offer.models)[0];
+}
+
+/** The worst of the chosen values, with the reasons for it. */
+function verdict(panel, offer) {
+  const fits = [
+    modelOf(panel, offer).fits[checked(panel, "gpus")],
+    offer.memory_gib.fits[checked(panel, "memory_gib")],
+    offer.cpus.fits[checked(panel, "cpus")],
+  ].filter(Boolean);
+  const worst = ["no", "waits"].find((state) => fits.some((fit) => fit.state === state)) ?? "now";
+  const state = worst === "now" && offer.preparing ? "image" : worst;
+  const reasons = fits.filter((fit) => fit.state === worst).map((fit) => fit.reason);
+  const text = state === "image" ? offer.preparing : [...reasons, live.words[state].text].join(" ").trim();
+  return { state, text, ...live.words[state], said: text };
+}
+
+function drawRail() {
+  const card = chosen();
+  if (!card || !by("o-go")) return;
+  const panel = panelOf(card.value), offer = live.offers[card.value];
+  const gpus = Number(checked(panel, "gpus")), kind = modelOf(panel, offer), hours = field(panel, "hours");
+  const anyModel = (field(panel, "gpu_model")?.value ?? "") === "" && Object.keys(offer.models).length > 1;
+  say(by("o-profile"), card.dataset.title);
+  if (by("o-pips").children.length !== gpus) by("o-pips").innerHTML = '<i class="m"></i>'.repeat(gpus);
+  say(by("o-gpus"), gpus === 0 ? "none" : anyModel ? `${gpus}, any model` : `${gpus} × ${kind.label}`);
+  say(by("o-memory"), `${checked(panel, "memory_gib")} GiB`);
+  say(by("o-cpus"), `${checked(panel, "cpus")} ${checked(panel, "cpus") === "1" ? "core" : "cores"}`);
+  const { state, title, said, button } = verdict(panel, offer);
+  const stops = new Date(Date.now() + Number(hours.value) * 3600e3);
+  const known = state === "now" && hours.value && hours.validity.valid;
+  say(by("o-stops"), known ? `${hour(stops)} at the latest` : `${hours.value} h after it starts`);
+  const note = by("o-note"), [tone, icon] = NOTE[state];
+  note.className = `dc-note dc-js ${tone}`;
+  note.querySelector("use").setAttribute("href", `#i-${icon}`);
+  say(note.querySelector("b"), title);
+  say(note.querySelector("div"), said);
+  if (form.dataset.busy) return;
+  say(by("o-go"), button);
+  by("o-go").disabled = state === "no" || nameTaken();
+}
+
+function drawCards() {
+  for (const [name, offer] of Object.entries(live.offers)) {
+    const input = form.querySelector(`[name=profile][value="${name}"]`);
+    if (!input) continue;
+    const card = input.parentElement;
+    input.disabled = Boolean(offer.closed);
+    for (const [kind, text] of [["closed", offer.closed], ["preparing", offer.preparing]]) {
+      const line = card.querySelector(`[data-${kind}]`);
+      line.hidden = !text;
+      say(line.querySelector("span"), text);
+      line.querySelector(".dc-bar")?.style.setProperty("--v", offer.progress);
+    }
+  }
+}
+
+function drawPool() {
+  const { models, memory, cpus, queue } = live.pool;
+  for (const row of form.querySelectorAll("[data-model]")) {
+    const found = models[row.dataset.model];
+    if (!found) continue;
+    say(row.querySelector("[data-free]"), found.text);
+    const pips = row.querySelectorAll(".dc-pips i");
+    pips.forEach((pip, n) => pip.classList.toggle("f", n >= pips.length - found.free));
+  }
+  say(by("pool-memory"), memory);
+  say(by("pool-cpus"), cpus);
+  say(by("pool-queue"), queue);
+}
+
+function drawLive(ok) {
+  const mark = form.querySelector("[data-live]");
+  mark.className = `dc-state ${ok ? "is-free" : "is-wait"}`;
+  mark.querySelector("use").setAttribute("href", ok ? "#i-busy" : "#i-clock");
+  say(mark.querySelector("span"), ok ? "Live" : "Not live, as of");
+  setTime(by("pool-at").querySelector("time"), live.at);
+}
+
+let spoken = "";
+function draw({ speak = false } = {}) {
+  const card = chosen();
+  for (const panel of form.querySelectorAll(".dc-res")) panel.disabled = panel.dataset.profile !== card?.value;
+  const changed = card ? drawPanel(card.value) : "";
+  drawRail();
+  const now = by("o-note") ? `${by("o-note").querySelector("b").textContent}. ${changed}` : "";
+  if ((speak && now !== spoken) || changed) say(by("o-said"), now);
+  spoken = now;
+}
+
+/* ---- Server name: decides where the form goes ---- */
+const serverName = by("server-name");
+const query = new URL(form.action, location.href).search;
+
+function nameTaken() {
+  if (!serverName) return false;
+  return serverName.dataset.active.split(" ").includes(serverName.value) && serverName.value !== "";
+}
+
+function drawName() {
+  if (!serverName) return;
+  const taken = nameTaken();
+  serverName.setCustomValidity(taken ? "A server of this name runs already." : "");
+  say(by("d-server-name"), taken
+    ? `“${serverName.value}” runs already. Choose another name, or open it from Servers.`
+    : "Empty is your default server. With a name you can run more than one.");
+  const name = serverName.value ? `/${encodeURIComponent(serverName.value)}` : "";
+  form.action = `${form.dataset.spawn}${name}${query}`;
+}
+serverName?.addEventListener("input", drawName);
+
+/* ---- Events ---- */
+form.addEventListener("input", () => draw({ speak: true }));
+for (const button of form.querySelectorAll("[data-step]")) {
+  button.addEventListener("click", () => {
+    const input = button.parentElement.querySelector("input");
+    input.stepUp(Number(button.dataset.step));
+    draw({ speak: true });
+  });
+}
+form.addEventListener("submit", (event) => {
+  if (form.dataset.busy) return event.preventDefault();
+  form.dataset.busy = "1";
+  say(by("o-go"), "Starting…");
+  by("o-go").setAttribute("aria-disabled", "true");
+});
+addEventListener("pageshow", () => {
+  // Coming back by the browser's own button finds the page as it was left.
+  delete form.dataset.busy;
+  by("o-go")?.removeAttribute("aria-disabled");
+  draw();
+});
+
+/* ---- What is free, kept fresh ---- */
+let timer = 0;
+async function refresh() {
+  clearTimeout(timer);
+  if (document.hidden) return;
+  try {
+    const answer = await fetch(form.dataset.live, { headers: { Accept: "application/json" } });
+    if (!answer.ok) throw new Error(String(answer.status));
+    live = await answer.json();
+    drawCards();
+    drawPool();
+    draw();
+    drawLive(true);
+  } catch {
+    drawLive(false);
+  }
+  timer = setTimeout(refresh, LIVE_MS);
+}
+document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+
+localTimes();
+drawName();
+draw();
+by("refused")?.focus();
+refresh();

@@ -1,0 +1,57 @@
+// Figures, times and words, as form/words.py says them on the server.
+
+const two = (n) => String(n).padStart(2, "0");
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+export const clock = (date) => `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+
+/** 14:22 today, 20 Nov, 14:22 on another day. */
+export function hour(date, now = new Date()) {
+  const time = `${two(date.getHours())}:${two(date.getMinutes())}`;
+  if (date.toDateString() === now.toDateString()) return time;
+  return `${date.getDate()} ${MONTHS[date.getMonth()]}, ${time}`;
+}
+
+export function utc(date) {
+  return `${date.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+}
+
+export function length(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  if (whole < 60) return `${whole} s`;
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const rest = minutes % 60;
+  return `${Math.floor(minutes / 60)} h${rest ? ` ${rest} min` : ""}`;
+}
+
+export const count = (number, noun) => `${Number(number)} ${noun}${Number(number) === 1 ? "" : "s"}`;
+
+export function model(name) {
+  return name.replace(/^(NVIDIA|Tesla)\s+/, "").replaceAll("-", " ").replace(/(\d+)\s?GB\b/g, "$1 GB");
+}
+
+export const gpus = (number, name) => (name ? `${number} × ${model(name)}` : count(number, "GPU"));
+
+export function listed(parts) {
+  return parts.length < 2 ? parts.join("") : `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}`;
+}
+
+/** Put a moment into a <time>: local on the page, exact UTC in its title. */
+export function setTime(element, iso) {
+  const date = iso ? new Date(iso) : null;
+  if (!date || Number.isNaN(Number(date))) return;
+  element.dateTime = date.toISOString();
+  element.title = utc(date);
+  element.textContent = element.dataset.show === "clock" ? clock(date) : hour(date);
+}
+
+/** Turn every <time data-show> the server wrote in UTC into local time. */
+export function localTimes(root = document) {
+  for (const element of root.querySelectorAll("time[data-show]")) setTime(element, element.dateTime);
+}
+
+/** Text that only changes when it differs, so that nothing is announced or selected anew. */
+export function say(element, text) {
+  if (element && element.textContent !== text) element.textContent = text;
+}

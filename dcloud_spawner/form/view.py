@@ -1,0 +1,215 @@
+"""The start page: what it is given, and the HTML of its form. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dcloud_spawner.form.availability import Availability
+from dcloud_spawner.form.panels import Panel, live_panel, panel
+from dcloud_spawner.form.servers import PageWords
+from dcloud_spawner.profiles import Profile
+
+TEMPLATES = Path(__file__).parent / "templates"
+"""For ``c.JupyterHub.template_paths``."""
+
+STATIC = Path(__file__).parent / "static"
+
+
+@dataclass(frozen=True)
+class ImageStatus:
+    """Whether a profile's image can be started from."""
+
+    state: Literal["ready", "preparing", "missing", "failed"] = "ready"
+    progress: float = 0.0
+    """0 to 1, while it is being prepared."""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One profile as it is shown to one user."""
+
+    profile: Profile
+    image: ImageStatus = field(default_factory=ImageStatus)
+    blocked: str = ""
+    """Why this user may not choose it; empty when they may."""
+
+    @property
+    def closed(self) -> str:
+        """Why it cannot be chosen now; empty when it can."""
+        if self.blocked or self.profile.image_pattern is not None:
+            return self.blocked
+        if self.image.state == "failed":
+            return f"The image could not be prepared. {self.image.message}".strip()
+        if self.image.state == "missing":
+            return self.image.message or "The image is not on this machine yet."
+        return ""
+
+    @property
+    def preparing(self) -> str:
+        """A line about the image while it is being prepared; empty otherwise."""
+        if self.image.state != "preparing":
+            return ""
+        said = f": {self.image.message}" if self.image.message else ""
+        return f"The image is being prepared, {round(self.image.progress * 100)} %{said}"
+
+
+@dataclass(frozen=True)
+class SpawnFormView:
+    """Everything the form is made of."""
+
+    user: str
+    offers: tuple[Offer, ...]
+    availability: Availability
+    server: str = ""
+    """Name of the server the page is about; empty is the default server."""
+    last_choice: Mapping[str, object] | None = None
+    entered: Mapping[str, object] | None = None
+    """What was just posted and refused: shown again instead of the last choice."""
+    error: str = ""
+    """Why it was refused. The page shows the hub's own error message; this one is used when
+    the form is rendered alone."""
+    error_field: str = ""
+    """The field of the choice that was wrong."""
+    named_servers: bool = True
+    active_servers: tuple[str, ...] = ()
+    """Names that are running, starting or stopping now."""
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render_spawn_form(view: SpawnFormView) -> str:
+    """The inner HTML of the form, for ``Spawner.options_form``."""
+    start = _start_with(view)
+    panels = tuple(
+        panel(offer.profile, view.availability, _values(view, offer.profile.name))
+        for offer in view.offers
+    )
+    return (
+        _environment()
+        .get_template("spawn_form.html")
+        .render(
+            view=view,
+            pool=view.availability,
+            rows=tuple(zip(view.offers, panels, strict=True)),
+            chosen=start,
+            panel=_panel_of(panels, start),
+            live=live_data(view),
+            words=verdict_words(view.availability),
+        )
+    )
+
+
+def live_data(view: SpawnFormView) -> dict[str, object]:
+    """What changes while the page is open, as JSON; asked for again every few seconds."""
+    pool = view.availability
+    return {
+        "at": pool.at.isoformat(),
+        "pool": {
+            "models": {
+                found.model: {"free": found.free, "text": free_text(found.free, found.total)}
+                for found in pool.models
+            },
+            "memory": f"{pool.memory_free_gib:.4g} GiB free",
+            "cpus": f"{pool.cpus_free:.4g} free",
+            "queue": queue_text(pool.queue_length),
+        },
+        "words": verdict_words(pool),
+        "offers": {
+            offer.profile.name: {
+                "closed": offer.closed,
+                "preparing": offer.preparing,
+                "progress": round(offer.image.progress * 100),
+                **live_panel(offer.profile, pool),
+            }
+            for offer in view.offers
+        },
+    }
+
+
+def verdict_words(pool: Availability) -> dict[str, dict[str, str]]:
+    """Title, text and button of each verdict about the whole choice."""
+    queue = pool.queue_length
+    ahead = "1 request waits" if queue == 1 else f"{queue} requests wait"
+    return {
+        "now": {
+            "title": "Starts now",
+            "text": f"{ahead}. Yours starts at once if it does not delay them."
+            if queue
+            else "What you choose is yours alone until the server stops.",
+            "button": "Start server",
+        },
+        "waits": {
+            "title": f"Joins the queue at place {queue + 1}",
+            "text": "It starts by itself when they are free.",
+            "button": "Join the queue",
+        },
+        "image": {"title": "Waits for the image", "text": "", "button": "Start server"},
+        "no": {"title": "Not possible", "text": "", "button": "Start server"},
+    }
+
+
+def free_text(free: int, total: int) -> str:
+    """``3 of 8 free``."""
+    return f"{free} of {total} free"
+
+
+def queue_text(length: int) -> str:
+    """The queue in words."""
+    return "empty" if length == 0 else f"{length} waiting"
+
+
+def template_vars(
+    *, simulated: bool, isolation_note: str = "", approvals: bool = False
+) -> dict[str, object]:
+    """Variables of every page, for ``c.JupyterHub.template_vars``.
+
+    ``simulated``: the GPUs are; ``isolation_note``: a sentence about a weaker engine;
+    ``approvals``: sign-ups are approved on a page of ours.
+    """
+    return {
+        "dcloud_simulated": simulated,
+        "dcloud_isolation_note": isolation_note,
+        "dcloud_approvals": approvals,
+        "dcloud": PageWords(),
+    }
+
+
+def _start_with(view: SpawnFormView) -> str:
+    """The profile that is chosen when the page opens."""
+    open_ones = [offer.profile.name for offer in view.offers if not offer.closed]
+    for wish in (view.entered, view.last_choice):
+        if wish and wish.get("profile") in open_ones:
+            return str(wish["profile"])
+    ready = [
+        offer.profile.name
+        for offer in view.offers
+        if not offer.closed and offer.image.state == "ready"
+    ]
+    return next(iter(ready or open_ones), "")
+
+
+def _values(view: SpawnFormView, profile: str) -> Mapping[str, object]:
+    for wish in (view.entered, view.last_choice):
+        if wish and wish.get("profile") == profile:
+            return wish
+    return {}
+
+
+def _panel_of(panels: tuple[Panel, ...], name: str) -> Panel | None:
+    return next((found for found in panels if found.name == name), None)

@@ -1,0 +1,204 @@
+"""The waiting page as the server draws it, before any script runs.
+
+It is drawn from one progress event, the same that the script gets later, in which every field
+may be missing. ``static/waiting.js`` draws later events in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dcloud_spawner.form.words import (
+    count_words,
+    gpus_words,
+    length_words,
+    listed,
+    moment,
+    number,
+    rows,
+    section,
+    texts,
+)
+
+STAGES = ("queue", "held", "image", "container", "ready")
+
+_DOING = {
+    "held": "Taking what you asked for",
+    "image": "Getting the image",
+    "container": "Starting the container",
+    "ready": "Waiting for the server",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the start."""
+
+    key: str
+    name: str
+    state: str
+    """done, now, then, or bad."""
+    note: str
+    percent: int | None = None
+
+
+@dataclass(frozen=True)
+class WaitingPage:
+    """The words of the waiting page."""
+
+    queued: bool
+    stage: str
+    title: str
+    lede: str
+    tab: str
+    news: str
+    """What a screen reader is told."""
+    place: str
+    of: str
+    since: datetime | None
+    waited: str
+    latest: datetime | None
+    doing: str
+    message: str
+    yours: str
+    where: str
+    held_since: datetime | None
+    reasons: tuple[str, ...]
+    steps: tuple[Step, ...]
+    log: tuple[tuple[datetime | None, str], ...]
+
+
+def waiting_page(
+    view: Mapping[str, object] | None, server: str, now: datetime | None = None
+) -> WaitingPage:
+    """Draw one progress event; ``server`` is the server's name, empty for the default one."""
+    view = view or {}
+    now = now or datetime.now(UTC)
+    stage = str(view.get("stage") or "")
+    queued = stage == "queue"
+    place = int(number(view.get("place")))
+    of = max(int(number(view.get("queue_length"))), place)
+    queue = section(section(view, "stages"), "queue")
+    held = section(section(view, "stages"), "held")
+    since = moment(queue.get("since"))
+    got = _yours(view)
+    tab = _tab(view, queued, place)
+    return WaitingPage(
+        queued=queued,
+        stage=stage,
+        title=_title(view, queued),
+        lede=_lede(view, server),
+        tab=tab,
+        news=tab,
+        place=f"{place}" if place else "",
+        of=f"of {of} in the queue" if place else "",
+        since=since,
+        waited=length_words((now - since).total_seconds()) if since else "",
+        latest=moment(view.get("latest_start")),
+        doing=_DOING.get(stage, "Getting ready"),
+        message=str(view.get("message") or ""),
+        yours=got,
+        where=_where(view),
+        held_since=moment(held.get("since")),
+        reasons=tuple(texts(view, "reasons")),
+        steps=_steps(view, stage, now),
+        log=tuple(
+            (moment(line.get("at")), str(line.get("text", ""))) for line in rows(view, "log")
+        ),
+    )
+
+
+def _title(view: Mapping[str, object], queued: bool) -> str:
+    request = section(view, "request")
+    if not request:
+        return "Waiting for your server" if queued else "Starting your server"
+    if queued:
+        return f"Waiting for {_asked(request)}"
+    if int(number(request.get("gpus"))) == 0:
+        return f"Starting {request.get('title') or 'your server'}"
+    return f"Starting on {_yours(view)}"
+
+
+def _asked(request: Mapping[str, object]) -> str:
+    gpus = int(number(request.get("gpus")))
+    model = request.get("gpu_model")
+    if gpus:
+        return gpus_words(gpus, str(model) if model else None)
+    cores = count_words(number(request.get("cpus")), "core")
+    return f"{number(request.get('memory_gib')):g} GiB and {cores}"
+
+
+def _yours(view: Mapping[str, object]) -> str:
+    """What is held: of one model always, so the first one names it."""
+    held = rows(view, "gpus")
+    if held:
+        return gpus_words(len(held), str(held[0].get("model") or "") or None)
+    return _asked(section(view, "request"))
+
+
+def _where(view: Mapping[str, object]) -> str:
+    indexes = [f"{item['index']}" for item in rows(view, "gpus") if "index" in item]
+    node = f"{view.get('node') or ''}"
+    if not indexes:
+        return f"on {node}" if node else ""
+    noun = "GPU" if len(indexes) == 1 else "GPUs"
+    return f"{noun} {listed(indexes)}{f' of {node}' if node else ''}"
+
+
+def _lede(view: Mapping[str, object], server: str) -> str:
+    parts = [f"Server “{server}”" if server else "Default server"]
+    request = section(view, "request")
+    if request:
+        parts += [
+            str(request.get("title") or request.get("profile") or ""),
+            f"{number(request.get('memory_gib')):g} GiB",
+            count_words(number(request.get("cpus")), "core"),
+            count_words(number(request.get("hours")), "hour"),
+        ]
+    return ", ".join(part for part in parts if part)
+
+
+def _tab(view: Mapping[str, object], queued: bool, place: int) -> str:
+    if queued:
+        return f"Place {place}" if place else "Waiting"
+    percent = int(number(view.get("progress")))
+    return f"Starting, {percent} %" if percent else "Starting"
+
+
+def _steps(view: Mapping[str, object], stage: str, now: datetime) -> tuple[Step, ...]:
+    at = STAGES.index(stage) if stage in STAGES else -1
+    gpus = int(number(section(view, "request").get("gpus")))
+    names = {
+        "queue": "Queue",
+        "held": "GPUs held" if gpus else "Resources held",
+        "image": "Image",
+        "container": "Container",
+        "ready": "Server ready",
+    }
+    steps = []
+    for index, key in enumerate(STAGES):
+        state = "done" if index < at else "now" if index == at else "then"
+        percent = None
+        if key == "image" and state == "now":
+            progress = section(view, "image").get("progress")
+            percent = round(number(progress) * 100) if progress is not None else None
+        steps.append(Step(key, names[key], state, _note(view, key, state, now), percent))
+    return tuple(steps)
+
+
+def _note(view: Mapping[str, object], key: str, state: str, now: datetime) -> str:
+    times = section(section(view, "stages"), key)
+    since, until = moment(times.get("since")), moment(times.get("until"))
+    if key == "held" and state == "done":
+        return _yours(view)
+    if key == "image" and state == "now":
+        return str(section(view, "image").get("message") or "")
+    if key == "ready" and state != "done":
+        return "opens by itself"
+    if state == "done" and since and until:
+        return length_words((until - since).total_seconds())
+    if state == "now" and since:
+        return f"now, for {length_words((now - since).total_seconds())}"
+    return ""
