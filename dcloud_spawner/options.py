@@ -1,0 +1,214 @@
+"""One validation of a choice, for the spawn page, the REST API and the command line.
+
+No side effects: what it refuses has changed nothing, and each refusal names the field, what
+was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dcloud_spawner.errors import InvalidChoice, NotAllowed
+from dcloud_spawner.profiles import Profile
+
+GIB = 2**30
+
+Number = TypeVar("Number", int, float)
+
+
+class _Given(BaseModel):
+    """The shape of a choice on the wire; numbers must be numbers, nothing else is known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    profile: str | None = None
+    gpus: int | None = None
+    gpu_model: str | None = None
+    memory_gib: float | None = None
+    cpus: float | None = None
+    hours: int | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A valid pick from a profile, every field decided."""
+
+    profile: str
+    gpus: int
+    gpu_model: str | None
+    memory_gib: float
+    cpus: float
+    hours: int
+    image: str | None = None
+    """Set only where the profile lets the user name the image."""
+
+    def as_dict(self) -> dict[str, object]:
+        """The choice as JSON, as the API takes it and the database keeps it."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory in bytes."""
+        return int(self.memory_gib * GIB)
+
+    @property
+    def cpu_millicores(self) -> int:
+        """CPU in thousandths of a core."""
+        return int(self.cpus * 1000)
+
+    @property
+    def limit_seconds(self) -> int:
+        """Longest run in seconds."""
+        return self.hours * 3600
+
+
+def validate(
+    given: object, profiles: Mapping[str, Profile], *, groups: set[str], admin: bool = False
+) -> Choice:
+    """Turn what somebody sent into a choice.
+
+    Missing fields take the profile's defaults. Raises InvalidChoice (400) or, for a profile
+    of another group, NotAllowed (403 in the API's words, shown with the same text).
+    """
+    fields = _shape(given)
+    profile = _profile(fields.profile, profiles, groups, admin)
+    choice = Choice(
+        profile=profile.name,
+        gpus=_one_of("gpus", fields.gpus, profile.gpus.choices, profile.gpus.default),
+        gpu_model=_gpu_model(fields.gpu_model, profile),
+        memory_gib=_one_of(
+            "memory_gib", fields.memory_gib, profile.memory_gib.choices, profile.memory_gib.default
+        ),
+        cpus=_one_of("cpus", fields.cpus, profile.cpus.choices, profile.cpus.default),
+        hours=_hours(fields.hours, profile),
+        image=_image(fields.image, profile),
+    )
+    if choice.gpus == 0 and choice.gpu_model is not None:
+        raise InvalidChoice(
+            "gpu_model: a GPU model was chosen, but no GPU.",
+            hint="Ask for at least 1 GPU or leave the model out.",
+            field="gpu_model",
+        )
+    return choice
+
+
+def image_of(choice: Choice, profile: Profile) -> str:
+    """The image a choice runs."""
+    return choice.image or profile.image
+
+
+def _shape(given: object) -> _Given:
+    if given is None:
+        given = {}
+    if not isinstance(given, dict):
+        raise InvalidChoice(
+            f"The choice must be a JSON object, not {type(given).__name__}.",
+            hint='For example {"profile": "cpu", "memory_gib": 4}.',
+        )
+    try:
+        return _Given.model_validate(given)
+    except ValidationError as error:
+        item = error.errors()[0]
+        field = str(item["loc"][0]) if item["loc"] else ""
+        if item["type"] == "extra_forbidden":
+            raise InvalidChoice(
+                f"{field[:60]!r} is not a field of a choice.",
+                hint=f"Fields are {', '.join(_Given.model_fields)}.",
+                field=field,
+            ) from error
+        raise InvalidChoice(
+            f"{field}: {item['msg']} (got {_shown(item.get('input'))}).", field=field
+        ) from error
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _profile(
+    name: str | None, profiles: Mapping[str, Profile], groups: set[str], admin: bool
+) -> Profile:
+    mine = [found for found in profiles.values() if found.allows(groups, admin=admin)]
+    if not mine:
+        raise NotAllowed(
+            "No profile is open to you.", hint="Ask an administrator for a group.", field="profile"
+        )
+    if name is None:
+        return mine[0]
+    allowed = f"Profiles you may use: {', '.join(found.name for found in mine)}."
+    profile = profiles.get(name)
+    if profile is None:
+        raise InvalidChoice(
+            f"profile: there is no profile {_shown(name)}.", hint=allowed, field="profile"
+        )
+    if profile not in mine:
+        raise NotAllowed(
+            f"profile: {name!r} is only for the group {' or '.join(profile.groups)}.",
+            hint=allowed,
+            field="profile",
+        )
+    return profile
+
+
+def _one_of(
+    field: str, value: Number | None, choices: tuple[Number, ...], default: Number
+) -> Number:
+    if value is None:
+        return default
+    if value not in choices:
+        allowed = ", ".join(f"{choice:g}" for choice in choices)
+        raise InvalidChoice(
+            f"{field}: {_shown(value)} is not offered by this profile.",
+            hint=f"Choose one of {allowed}.",
+            field=field,
+        )
+    return value
+
+
+def _gpu_model(model: str | None, profile: Profile) -> str | None:
+    if model is None:
+        return None
+    if profile.gpu_models and model not in profile.gpu_models:
+        raise InvalidChoice(
+            f"gpu_model: {_shown(model)} is not offered by this profile.",
+            hint=f"Choose one of {', '.join(profile.gpu_models)}.",
+            field="gpu_model",
+        )
+    return model
+
+
+def _hours(hours: int | None, profile: Profile) -> int:
+    if hours is None:
+        return profile.hours.default
+    if not 1 <= hours <= profile.hours.most:
+        raise InvalidChoice(
+            f"hours: {_shown(hours)} is not possible.",
+            hint=f"Choose 1 to {profile.hours.most}.",
+            field="hours",
+        )
+    return hours
+
+
+def _image(image: str | None, profile: Profile) -> str | None:
+    if image is None or image == profile.image:
+        return None
+    if profile.image_pattern is None:
+        raise InvalidChoice(
+            "image: this profile has a fixed image.",
+            hint="Leave the image out or choose a profile that lets you name one.",
+            field="image",
+        )
+    if not re.fullmatch(profile.image_pattern, image):
+        raise InvalidChoice(
+            f"image: {_shown(image)} is not allowed.",
+            hint=f"It must match {profile.image_pattern}",
+            field="image",
+        )
+    return image

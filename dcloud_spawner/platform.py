@@ -1,0 +1,113 @@
+"""What one process of the platform holds: settings, database, engine, profiles, threads.
+
+The hub, the controller and the command line each make one :class:`Platform`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import ParamSpec, TypeVar
+
+from dcloud_spawner.engines.base import Engine
+from dcloud_spawner.engines.select import select_engine
+from dcloud_spawner.profiles import ProfileBook
+from dcloud_spawner.scheduler.plan import Plan
+from dcloud_spawner.scheduler.schedule import GIB, Capacity, schedule
+from dcloud_spawner.settings import Settings
+from dcloud_spawner.store import events, nodes
+from dcloud_spawner.store.database import Database
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """The present time, aware UTC."""
+    return datetime.now(UTC)
+
+
+class Platform:
+    """One process's view of a deployment."""
+
+    def __init__(self, settings: Settings, *, engine: Engine | None = None) -> None:
+        settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.settings = settings
+        self.database = Database(settings.store_url)
+        self.database.migrate()
+        self.profiles = ProfileBook(settings.profiles_dir)
+        self.engine = engine or select_engine(settings)
+        self.capacity = Capacity(
+            reserve_memory_bytes=int(settings.reserve_memory_gib * GIB),
+            cpu_overcommit=settings.cpu_overcommit,
+        )
+        self.on_admitted: list[Callable[[Sequence[str]], None]] = []
+        """Called after a pass of this process, from its thread, with the admitted ids."""
+        self._database_threads = ThreadPoolExecutor(4, "database")
+        self.engine_threads = ThreadPoolExecutor(settings.engine_workers, "engine")
+        """Threads for calls to the engine: many, so that one slow call blocks no other."""
+
+    async def in_database_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a function that uses the database without blocking the event loop."""
+        return await _in(self._database_threads, function, *args, **kwargs)
+
+    async def in_engine_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a function that talks to the engine without blocking the event loop."""
+        return await _in(self.engine_threads, function, *args, **kwargs)
+
+    def run_pass(self) -> Plan:
+        """One scheduling pass now. Blocks."""
+        return schedule(self.database, self.capacity, utc_now(), self._notify)
+
+    def _notify(self, admitted: Sequence[str]) -> None:
+        if admitted:
+            for listener in self.on_admitted:
+                listener(admitted)
+
+    def refresh_inventory(self) -> Sequence[nodes.HealthChange]:
+        """Ask the engine what there is and write it down. Blocks; a failing engine changes
+        nothing, for then nothing is known."""
+        found = self.engine.inventory()
+        now = utc_now()
+        changes: list[nodes.HealthChange] = []
+        with self.database.transaction() as connection:
+            for node in found:
+                changes.extend(nodes.record(connection, node, now))
+            for change in changes:
+                events.append(
+                    connection,
+                    actor="inventory",
+                    action=f"accelerator.{change.after.value}",
+                    target=change.uuid,
+                    at=now,
+                    detail={
+                        "node": change.node,
+                        "before": change.before.value if change.before else None,
+                        "reason": change.reason,
+                    },
+                )
+        return changes
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._database_threads.shutdown(wait=False, cancel_futures=True)
+        self.engine_threads.shutdown(wait=False, cancel_futures=True)
+        self.database.close()
+
+
+async def _in(
+    pool: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    def call() -> T:
+        return function(*args, **kwargs)
+
+    return await asyncio.get_running_loop().run_in_executor(pool, call)

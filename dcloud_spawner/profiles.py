@@ -1,0 +1,216 @@
+"""Profiles: what an administrator offers, from ``profiles/*.yaml``.
+
+One file is one profile. An error names the file, the line and what is allowed. A running hub
+reads a changed folder again by itself; while a file is broken, the last good set stays in
+force and :attr:`ProfileBook.problem` says what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dcloud_spawner.errors import ConfigurationError
+
+Icon = Literal["cpu", "torch", "tensor", "multi", "code", "stack"]
+Gpus = Annotated[int, Field(ge=0, le=4, strict=True)]
+Amount = Annotated[float, Field(gt=0, le=65536, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GpuChoices(_Model):
+    """How many GPUs may be asked for."""
+
+    choices: tuple[Gpus, ...] = Field((0,), min_length=1)
+    default: Gpus = 0
+
+    @model_validator(mode="after")
+    def _default_is_offered(self) -> GpuChoices:
+        if self.default not in self.choices:
+            raise ValueError(f"default {self.default} is not among choices {list(self.choices)}")
+        return self
+
+
+class AmountChoices(_Model):
+    """GiB of memory or CPU cores that may be asked for."""
+
+    choices: tuple[Amount, ...] = Field(min_length=1)
+    default: Amount
+
+    @model_validator(mode="after")
+    def _default_is_offered(self) -> AmountChoices:
+        if self.default not in self.choices:
+            raise ValueError(f"default {self.default:g} is not among choices")
+        return self
+
+
+class Hours(_Model):
+    """How long a server may run."""
+
+    default: Annotated[int, Field(ge=1, strict=True)] = 4
+    most: Annotated[int, Field(ge=1, le=24 * 365, strict=True)] = 24
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> Hours:
+        if self.default > self.most:
+            raise ValueError(f"default {self.default} is more than most {self.most}")
+        return self
+
+
+class Profile(_Model):
+    """One profile as the spawn page offers it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    title: str = Field(min_length=1, max_length=60)
+    description: str = Field("", max_length=300)
+    icon: Icon = "stack"
+    image: str = Field(min_length=1, max_length=500)
+    image_pattern: str | None = None
+    """A regular expression for the whole name; when set, the user may name another image."""
+    gpus: GpuChoices = GpuChoices()
+    gpu_models: tuple[str, ...] = ()
+    """Models that may be asked for by name; empty means every model there is."""
+    memory_gib: AmountChoices
+    cpus: AmountChoices
+    hours: Hours = Hours()
+    groups: tuple[str, ...] = ()
+    """Hub groups that may use it; empty means everyone."""
+    environment: Mapping[str, str] = Field(default_factory=dict)
+    order: int = 100
+
+    @field_validator("image_pattern")
+    @classmethod
+    def _pattern_compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
+
+    @field_validator("environment")
+    @classmethod
+    def _environment_is_ours_to_set(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
+        for name in environment:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+            if name.startswith(("JUPYTERHUB_", "NVIDIA_", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD")):
+                raise ValueError(f"{name} is set by the platform")
+        return MappingProxyType(dict(environment))
+
+    def allows(self, groups: set[str], *, admin: bool = False) -> bool:
+        """Whether a user with these groups may choose it."""
+        return admin or not self.groups or bool(groups.intersection(self.groups))
+
+
+def load_profiles(folder: Path) -> Mapping[str, Profile]:
+    """Read every ``*.yaml`` of a folder, in the order of the page.
+
+    Raises ConfigurationError that names file and line of every mistake found.
+    """
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        raise ConfigurationError(f"{folder}: no profile (*.yaml) here; there must be at least one.")
+    problems: list[str] = []
+    profiles: dict[str, Profile] = {}
+    for path in files:
+        try:
+            profile = _read_one(path)
+        except ConfigurationError as error:
+            problems.append(str(error))
+            continue
+        if profile.name in profiles:
+            problems.append(f"{path}: the name {profile.name!r} is used by another file too")
+        profiles[profile.name] = profile
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    ranked = sorted(profiles.values(), key=lambda found: (found.order, found.title))
+    return MappingProxyType({profile.name: profile for profile in ranked})
+
+
+def _read_one(path: Path) -> Profile:
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"{path}:{line}: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}:1: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path}:1: a profile is a mapping of keys to values")
+    data.setdefault("name", path.stem)
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"]) or "profile"
+            line = _line_of(tree, item["loc"])
+            lines.append(f"{path}:{line}: {where}: {item['msg']}")
+        raise ConfigurationError("\n".join(lines)) from error
+
+
+def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
+    """Line of the deepest part of a location that the file has, counted from 1."""
+    line = node.start_mark.line + 1 if node else 1
+    for part in location:
+        found: yaml.Node | None = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == part:
+                    line, found = key.start_mark.line + 1, value
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part < len(node.value):
+                found = node.value[part]
+                line = found.start_mark.line + 1
+        if found is None:
+            break
+        node = found
+    return line
+
+
+class ProfileBook:
+    """The profiles in force, read again when a file of the folder changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._stamp = self._fingerprint()
+        self._profiles = load_profiles(folder)
+        self.problem = ""
+        """What is wrong with the folder now; empty when the last read was good."""
+
+    def _fingerprint(self) -> tuple[tuple[str, int, int], ...]:
+        found = []
+        for path in sorted(self._folder.glob("*.yaml")):
+            try:
+                stat = path.stat()
+            except OSError:
+                continue
+            found.append((path.name, stat.st_mtime_ns, stat.st_size))
+        return tuple(found)
+
+    def current(self) -> Mapping[str, Profile]:
+        """The last good set. Looks at the folder's time stamps first: a few microseconds."""
+        with self._lock:
+            stamp = self._fingerprint()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._profiles = load_profiles(self._folder)
+                    self.problem = ""
+                except ConfigurationError as error:
+                    self.problem = str(error)
+            return self._profiles

@@ -1,0 +1,159 @@
+"""Verdicts: what can never be is refused, what may be later waits, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dcloud_spawner.scheduler.placement import FreeNode, empty_pool, place
+from dcloud_spawner.scheduler.snapshot import Accelerator, Node, Request, Snapshot
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """This request can never start on this pool; ``field`` of the choice is the cause."""
+
+    field: str
+    reason: str
+    hint: str = ""
+
+
+def impossible(
+    request: Request, nodes: Mapping[str, Node], accelerators: Mapping[str, Accelerator]
+) -> Refused | None:
+    """Why no node could ever hold this request, or None when one could.
+
+    Looks at what exists, not at what is free, drained or healthy now: those change.
+    """
+    everything = {
+        name: Node(name, node.cpu_millicores, node.memory_bytes) for name, node in nodes.items()
+    }
+    pool = empty_pool(
+        everything,
+        {
+            uuid: Accelerator(uuid, found.node, found.index, found.model)
+            for uuid, found in accelerators.items()
+        },
+    )
+    if not pool:
+        return None
+    if place(pool, request) is not None:
+        return None
+    largest_memory = max(node.memory_bytes for node in pool.values())
+    if request.memory_bytes > largest_memory:
+        return Refused(
+            "memory_gib",
+            f"No node has {request.memory_bytes / GIB:g} GiB of memory for servers; "
+            f"the largest offers {largest_memory / GIB:.1f} GiB.",
+            "Ask for less memory.",
+        )
+    most_cpus = max(node.cpu_millicores for node in pool.values())
+    if request.cpu_millicores > most_cpus:
+        return Refused(
+            "cpus",
+            f"No node offers {request.cpu_millicores / 1000:g} cores; "
+            f"the largest offers {most_cpus / 1000:g}.",
+            "Ask for fewer cores.",
+        )
+    return _impossible_gpus(pool, request)
+
+
+def _impossible_gpus(pool: Mapping[str, FreeNode], request: Request) -> Refused:
+    models = sorted({found.model for node in pool.values() for found in node.accelerators.values()})
+    if request.gpu_model is not None and request.gpu_model not in models:
+        return Refused(
+            "gpu_model",
+            f"There is no GPU of the model {request.gpu_model!r} here.",
+            f"Models here: {', '.join(models)}." if models else "This pool has no GPUs.",
+        )
+    most = max(
+        sum(found.model == model for found in node.accelerators.values())
+        for node in pool.values()
+        for model in ([request.gpu_model] if request.gpu_model else models or [""])
+    )
+    if request.gpus > most:
+        what = f"{request.gpu_model} GPUs" if request.gpu_model else "GPUs of one model"
+        return Refused(
+            "gpus",
+            f"No node has {request.gpus} {what}; the most on one node is {most}.",
+            f"Ask for up to {most}." if most else "Choose 0 GPUs: this pool has none.",
+        )
+    return Refused(
+        "memory_gib",
+        "No single node has these GPUs, this memory and these cores together.",
+        "Ask for less memory or fewer cores.",
+    )
+
+
+def waiting_reasons(
+    request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot, ahead: int, ahead_gpus: int
+) -> tuple[str, ...]:
+    """Why this request does not start now, most important first, in words for its owner."""
+    reasons = []
+    fits = place(free, request) is not None
+    if not fits:
+        reasons.append(_short_of(request, free, snapshot))
+    if ahead:
+        asked = f", asking for {_count(ahead_gpus, 'GPU')}" if ahead_gpus else ""
+        verb = "is" if ahead == 1 else "are"
+        reasons.append(f"{_count(ahead, 'request')} {verb} ahead of you{asked}.")
+        if fits:
+            reasons.append("Starting now would delay a request ahead of you.")
+    return tuple(reasons)
+
+
+def _short_of(request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot) -> str:
+    if not free:
+        return "No node is taking work: all are drained or none is known yet."
+    if request.gpus:
+        per_node = {
+            name: sum(
+                request.gpu_model in (None, found.model) for found in node.accelerators.values()
+            )
+            for name, node in free.items()
+        }
+        most, total = max(per_node.values()), sum(per_node.values())
+        model = f"{request.gpu_model} GPU" if request.gpu_model else "GPU"
+        if total < request.gpus:
+            asked = f"You asked for {_count(request.gpus, model)} and {_are_free(total)}."
+            return asked + _unhealthy(request, snapshot)
+        if most < request.gpus:
+            return (
+                f"You asked for {_count(request.gpus, model)} on one node. {total} are free, "
+                f"but at most {most} together."
+            )
+    memory = max(node.memory_bytes for node in free.values())
+    if memory < request.memory_bytes:
+        return (
+            f"You asked for {request.memory_bytes / GIB:g} GiB of memory and "
+            f"{max(memory, 0) / GIB:.1f} GiB are free."
+        )
+    cpus = max(node.cpu_millicores for node in free.values())
+    if cpus < request.cpu_millicores:
+        return (
+            f"You asked for {_count_cores(request.cpu_millicores)} and "
+            f"{max(cpus, 0) / 1000:g} are free."
+        )
+    return "No single node has the GPUs, the memory and the cores free together."
+
+
+def _are_free(total: int) -> str:
+    return "none is free" if total == 0 else f"{total} {'is' if total == 1 else 'are'} free"
+
+
+def _unhealthy(request: Request, snapshot: Snapshot) -> str:
+    count = sum(
+        not found.offered and request.gpu_model in (None, found.model)
+        for found in snapshot.accelerators.values()
+    )
+    return f" {_count(count, 'GPU')} cannot be offered (fault or drained)." if count else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _count_cores(millicores: int) -> str:
+    return f"{millicores / 1000:g} core{'' if millicores == 1000 else 's'}"

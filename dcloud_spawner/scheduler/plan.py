@@ -1,0 +1,200 @@
+"""Who starts now, and when the others can at the latest: EASY backfilling.
+
+The queue is placed from its head. The first request that does not fit gets a reservation at
+the earliest time that the running work's own limits allow. A later one starts now only if it
+ends before that time or leaves the reserved place alone.
+Source of the method: Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dcloud_spawner.scheduler.admission import waiting_reasons
+from dcloud_spawner.scheduler.placement import FreeNode, empty_pool, place
+from dcloud_spawner.scheduler.snapshot import Holding, Placement, Request, Snapshot
+
+FORECAST_LIMIT = 200
+"""Places in the queue that get a latest start; behind them nobody could trust it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A request that starts now, and where."""
+
+    request: Request
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request that waits: its place (1 is the head), why, and its latest start."""
+
+    request: Request
+    place: int
+    reasons: tuple[str, ...]
+    latest_start_at: datetime | None
+    """When it starts at the latest if nobody overtakes it; None when no limit tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The outcome of one pass."""
+
+    starts: tuple[Start, ...]
+    waiting: tuple[Waiting, ...]
+
+
+@dataclass(slots=True)
+class _Reservation:
+    at: datetime
+    spare: dict[str, FreeNode]
+    """What stays free at that time once the reserved request has started."""
+
+
+def make_plan(snapshot: Snapshot, queue: Sequence[Request]) -> Plan:
+    """Decide for a queue that is already in order. Pure: same input, same plan."""
+    free = free_now(snapshot)
+    running = list(snapshot.holdings)
+    starts: list[Start] = []
+    kept: list[Request] = []
+    reservation: _Reservation | None = None
+    for request in queue:
+        placement = (
+            place(free, request)
+            if reservation is None
+            else _backfill(free, reservation, request, snapshot.at)
+        )
+        if placement is None:
+            kept.append(request)
+            if reservation is None:
+                reservation = _reserve(snapshot, free, running, request)
+            continue
+        free[placement.node].take(request, placement.accelerators)
+        running.append(_as_holding(request, placement, snapshot.at))
+        starts.append(Start(request, placement))
+    latest = _latest_starts(snapshot, free, running, kept[:FORECAST_LIMIT])
+    waiting = []
+    gpus_ahead = 0
+    for index, request in enumerate(kept):
+        reasons = waiting_reasons(request, free, snapshot, index, gpus_ahead)
+        waiting.append(Waiting(request, index + 1, reasons, latest.get(request.id)))
+        gpus_ahead += request.gpus
+    return Plan(tuple(starts), tuple(waiting))
+
+
+def free_now(snapshot: Snapshot) -> dict[str, FreeNode]:
+    """What every node that takes work has free at the time of the snapshot."""
+    free = empty_pool(snapshot.nodes, snapshot.accelerators)
+    for holding in snapshot.holdings:
+        node = free.get(holding.node)
+        if node is not None:
+            node.cpu_millicores -= holding.cpu_millicores
+            node.memory_bytes -= holding.memory_bytes
+            for uuid in holding.accelerators:
+                node.accelerators.pop(uuid, None)
+    return free
+
+
+def _as_holding(request: Request, placement: Placement, at: datetime) -> Holding:
+    return Holding(
+        request.id,
+        request.user,
+        placement.node,
+        placement.accelerators,
+        request.memory_bytes,
+        request.cpu_millicores,
+        at + timedelta(seconds=request.limit_seconds),
+    )
+
+
+def _release(free: Mapping[str, FreeNode], holding: Holding, snapshot: Snapshot) -> None:
+    node = free.get(holding.node)
+    if node is None:
+        return
+    node.cpu_millicores += holding.cpu_millicores
+    node.memory_bytes += holding.memory_bytes
+    for uuid in holding.accelerators:
+        accelerator = snapshot.accelerators.get(uuid)
+        if accelerator is not None and accelerator.offered:
+            node.accelerators[uuid] = accelerator
+
+
+def _ends(running: Iterable[Holding], now: datetime) -> list[tuple[datetime, Holding]]:
+    """Holdings with a known limit, by their end. One past its limit is about to be stopped, but
+    holds on until the engine confirms: it counts as ending now, never as already free."""
+    return sorted(
+        ((max(held.ends_at, now), held) for held in running if held.ends_at is not None),
+        key=lambda pair: (pair[0], pair[1].id),
+    )
+
+
+def _copy(free: Mapping[str, FreeNode]) -> dict[str, FreeNode]:
+    return {name: node.copy() for name, node in free.items()}
+
+
+def _reserve(
+    snapshot: Snapshot, free: Mapping[str, FreeNode], running: Iterable[Holding], request: Request
+) -> _Reservation | None:
+    future = _copy(free)
+    for at, held in _ends(running, snapshot.at):
+        _release(future, held, snapshot)
+        placement = place(future, request)
+        if placement is not None:
+            future[placement.node].take(request, placement.accelerators)
+            return _Reservation(at, future)
+    return None
+
+
+def _backfill(
+    free: Mapping[str, FreeNode], reservation: _Reservation, request: Request, now: datetime
+) -> Placement | None:
+    """Where a later request starts now without delaying the reserved one, or None."""
+    if now + timedelta(seconds=request.limit_seconds) <= reservation.at:
+        return place(free, request)
+    both = {
+        name: FreeNode(
+            name,
+            min(node.cpu_millicores, reservation.spare[name].cpu_millicores),
+            min(node.memory_bytes, reservation.spare[name].memory_bytes),
+            {
+                uuid: accelerator
+                for uuid, accelerator in node.accelerators.items()
+                if uuid in reservation.spare[name].accelerators
+            },
+        )
+        for name, node in free.items()
+    }
+    placement = place(both, request)
+    if placement is not None:
+        reservation.spare[placement.node].take(request, placement.accelerators)
+    return placement
+
+
+def _latest_starts(
+    snapshot: Snapshot,
+    free: Mapping[str, FreeNode],
+    running: Iterable[Holding],
+    queue: Iterable[Request],
+) -> dict[str, datetime]:
+    """Start of each waiting request if everyone uses up the whole limit and nobody overtakes."""
+    pool = _copy(free)
+    ends = _ends(running, snapshot.at)
+    now = snapshot.at
+    latest: dict[str, datetime] = {}
+    for request in queue:
+        placement = place(pool, request)
+        while placement is None and ends:
+            now, held = ends.pop(0)
+            _release(pool, held, snapshot)
+            placement = place(pool, request)
+        if placement is None:
+            break
+        pool[placement.node].take(request, placement.accelerators)
+        latest[request.id] = now
+        end = (now + timedelta(seconds=request.limit_seconds), _as_holding(request, placement, now))
+        ends.append(end)
+        ends.sort(key=lambda pair: (pair[0], pair[1].id))
+    return latest

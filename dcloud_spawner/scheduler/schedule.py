@@ -1,0 +1,167 @@
+"""One scheduling pass, in six steps. Any process may run it; the database serialises them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from dcloud_spawner.engines.base import Health
+from dcloud_spawner.scheduler.order import ordered
+from dcloud_spawner.scheduler.plan import Plan, make_plan
+from dcloud_spawner.scheduler.snapshot import Accelerator, Holding, Node, Request, Snapshot
+from dcloud_spawner.store import events, leases, nodes, workloads
+from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.workloads import Workload
+
+GIB = 2**30
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How much of a node servers may use."""
+
+    reserve_memory_bytes: int
+    cpu_overcommit: float
+
+
+def schedule(
+    database: Database,
+    capacity: Capacity,
+    now: datetime,
+    notify: Callable[[Sequence[str]], None] = lambda admitted: None,
+) -> Plan:
+    """Run a pass and return its plan. Raises only if the database does; then nothing changed."""
+    with database.transaction() as connection:
+        # 1. snapshot: nodes, accelerators, open leases, queue
+        snapshot = take_snapshot(connection, capacity, now)
+        # 2. verdicts: quotas and budgets of the ledger join here; today nobody is held back
+        candidates = snapshot.queue
+        # 3. order
+        queue = ordered(candidates)
+        # 4. plan: starts, one reservation, reasons and latest starts
+        plan = make_plan(snapshot, queue)
+        # 5. commit: leases, states and reasons in this one transaction
+        commit(connection, plan, now)
+    # 6. after commit: notify
+    notify([start.request.id for start in plan.starts])
+    return plan
+
+
+def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> Snapshot:
+    """Read the pool as one consistent picture."""
+    rows = nodes.all_nodes(connection)
+    drained = {row.name for row in rows if row.drained}
+    holders = leases.holders(connection)
+    held: dict[str, list[str]] = {}
+    for accelerator, workload in holders.items():
+        held.setdefault(workload, []).append(accelerator)
+    return Snapshot(
+        at=now,
+        nodes={row.name: _node(row, capacity) for row in rows},
+        accelerators={
+            row.uuid: Accelerator(
+                row.uuid,
+                row.node,
+                row.index,
+                row.model,
+                offered=row.health is Health.OK and row.node not in drained,
+            )
+            for row in nodes.all_accelerators(connection)
+        },
+        holdings=tuple(
+            _holding(workload, tuple(held.get(workload.id, ())), now)
+            for workload in workloads.holding(connection)
+        ),
+        queue=tuple(as_request(workload) for workload in workloads.queued(connection)),
+    )
+
+
+def _node(row: nodes.NodeRow, capacity: Capacity) -> Node:
+    return Node(
+        row.name,
+        int(row.cpu_millicores * capacity.cpu_overcommit),
+        max(0, row.memory_bytes - capacity.reserve_memory_bytes),
+        row.drained,
+    )
+
+
+def as_request(workload: Workload) -> Request:
+    """A workload as the policy modules see it."""
+    return Request(
+        workload.id,
+        workload.sequence,
+        workload.user,
+        workload.gpus,
+        workload.gpu_model,
+        workload.memory_bytes,
+        workload.cpu_millicores,
+        workload.limit_seconds,
+        workload.submitted_at,
+    )
+
+
+def ends_at(workload: Workload, now: datetime) -> datetime | None:
+    """The latest time at which a workload's own limit ends it; counts from readiness."""
+    if workload.state is State.STOPPING:
+        return now
+    since = workload.ready_at or workload.starting_at or workload.admitted_at
+    return since + timedelta(seconds=workload.limit_seconds) if since else None
+
+
+def _holding(workload: Workload, accelerators: tuple[str, ...], now: datetime) -> Holding:
+    assert workload.node is not None, f"{workload.id} holds resources of no node"
+    return Holding(
+        workload.id,
+        workload.user,
+        workload.node,
+        accelerators,
+        workload.memory_bytes,
+        workload.cpu_millicores,
+        ends_at(workload, now),
+    )
+
+
+def commit(connection: Connection, plan: Plan, now: datetime) -> None:
+    """Write a plan: leases and states of those who start, places and reasons of those who wait."""
+    for start in plan.starts:
+        request, placement = start.request, start.placement
+        moved = workloads.transition(
+            connection,
+            request.id,
+            State.ADMITTED,
+            come_from=(State.QUEUED,),
+            node=placement.node,
+            admitted_at=now,
+            place=None,
+            reasons=[],
+            latest_start_at=None,
+        )
+        assert moved, "the queue cannot change inside a serialised transaction"
+        leases.open_leases(connection, request.id, placement.accelerators, now)
+        events.append(
+            connection,
+            actor="scheduler",
+            action="workload.admit",
+            target=request.id,
+            at=now,
+            detail={"node": placement.node, "accelerators": list(placement.accelerators)},
+        )
+    before = {workload.id: workload for workload in workloads.queued(connection)}
+    for waiting in plan.waiting:
+        row = before[waiting.request.id]
+        new = (waiting.place, list(waiting.reasons), waiting.latest_start_at)
+        if new != (row.place, list(row.reasons), row.latest_start_at):
+            workloads.set_values(
+                connection,
+                row.id,
+                place=waiting.place,
+                reasons=list(waiting.reasons),
+                latest_start_at=waiting.latest_start_at,
+            )

@@ -1,0 +1,327 @@
+"""What every spawner of the platform does around its engine: submit, wait, lease, start, release.
+
+The engine-specific part of a spawner class is one method, :meth:`PlatformSpawner.launch`.
+The workload's row in the store is the truth; this object may vanish with the hub at any time,
+and a new one picks the row up again (:meth:`_submit` finds it, with its place and leases).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, ClassVar
+
+from jupyterhub.spawner import Spawner, SpawnException
+from tornado.httpclient import AsyncHTTPClient
+from traitlets import Unicode
+
+from dcloud_spawner import lifecycle
+from dcloud_spawner.engines.base import ContainerFacts, ContainerSpec, Phase
+from dcloud_spawner.errors import Conflict, EngineError, LaunchFailed, UserError
+from dcloud_spawner.lifecycle import Actor
+from dcloud_spawner.options import image_of
+from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.spawners.actor import current_actor
+from dcloud_spawner.spawners.pool import PoolWatch
+from dcloud_spawner.spawners.views import SpawnerViews, refuse_missing_image
+from dcloud_spawner.spawners.watch import AdmissionWatch
+from dcloud_spawner.spec import build_spec
+from dcloud_spawner.store import workloads
+from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.workloads import Workload
+
+FOREVER_SECONDS = 10 * 365 * 24 * 3600
+"""``start_timeout`` of the hub covers the queue too; the launch has a limit of its own."""
+
+READY_POLL_SECONDS = 0.05
+
+
+class PlatformSpawner(SpawnerViews, Spawner):
+    """Mixin of every spawner class; ``platform`` is set once by the hub's configuration."""
+
+    watch: ClassVar[AdmissionWatch]
+    launches: ClassVar[asyncio.Semaphore]
+
+    workload_id = Unicode()
+
+    @classmethod
+    def plug_in(cls, platform: Platform) -> None:
+        """Give all spawners of this process their platform."""
+        cls.platform = platform
+        cls.pool = PoolWatch(platform)
+        cls.watch = AdmissionWatch(platform)
+        cls.launches = asyncio.Semaphore(platform.settings.concurrent_launches)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.start_timeout = FOREVER_SECONDS
+        self.http_timeout = int(self.platform.settings.launch_timeout_seconds)
+        self.options_form = type(self).render_options_form
+        self.options_from_form = self.choice_of_form
+        self.apply_user_options = lambda spawner, options: None
+        self._launching: asyncio.Future[str] | None = None
+        self._cleanup: asyncio.Task[None] | None = None
+
+    # -- the engine's part -------------------------------------------------------------------
+
+    async def launch(self, spec: ContainerSpec) -> str:
+        """Start the container of a spec and return its address, ``http://IP:PORT``."""
+        raise NotImplementedError
+
+    def command_of(self, workload: Workload) -> tuple[str, ...]:
+        """The command inside the container; empty means the image's own."""
+        return ()
+
+    # -- start ---------------------------------------------------------------------------------
+
+    async def start(self) -> str:
+        """Submit, wait for admission however long it takes, launch, and return the address."""
+        actor = current_actor(self.handler, default=self.user.name)
+        self.launched_at = None
+        self.pool.keep_fresh()
+        try:
+            workload = await self._submit(actor)
+            self.workload_id = workload.id
+            await self._wait(workload)
+            return await self._start_admitted()
+        except asyncio.CancelledError:
+            # The hub cancels us when somebody leaves the queue or stops a pending start. It
+            # waits only a second, and stopping a container may take longer.
+            self._cleanup = asyncio.ensure_future(self._give_up("cancelled", ""))
+            raise
+        except UserError as error:
+            await self._give_up("refused", error.message)
+            await self._forget_bad_options()
+            raise SpawnException(
+                error.text, reason=error.code, status_code=error.status_code
+            ) from error
+        except Exception as error:
+            await self._give_up("failed", str(error))
+            if isinstance(error, EngineError):
+                raise SpawnException(
+                    f"The server could not be started. {error}",
+                    reason="engine",
+                    status_code=500 if isinstance(error, LaunchFailed) else 503,
+                ) from error
+            raise
+
+    async def _submit(self, actor: Actor) -> Workload:
+        """A new workload, or the one that this server already has and a dead hub left behind."""
+        choice = self.validated(self.user_options)
+        image = image_of(choice, self.platform.profiles.current()[choice.profile])
+        await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
+        await self.platform.in_database_thread(lifecycle.claim_home, self.platform, self.user.name, actor)
+        existing = await self._open_workload()
+        if existing is not None:
+            resumable = (State.QUEUED, State.ADMITTED, State.STARTING)
+            if existing.state in resumable and existing.choice == choice.as_dict():
+                self.log.info("Taking up %s of %s again", existing.id, existing.server)
+                return existing
+            await self._end_previous(existing, actor)
+        return await self.platform.in_database_thread(
+            lifecycle.submit, self.platform, self.user.name, self.name, choice, image, actor
+        )
+
+    async def _end_previous(self, existing: Workload, actor: Actor) -> None:
+        try:
+            await self.platform.in_engine_thread(
+                lifecycle.stop, self.platform, existing.id, "replaced", actor
+            )
+        except EngineError as error:
+            raise Conflict(
+                "The previous server of this name is still being stopped.",
+                hint="Its GPUs are free once the engine confirms it; try again in a minute.",
+                code="still_stopping",
+            ) from error
+
+    async def _wait(self, workload: Workload) -> None:
+        await self.platform.in_database_thread(self.platform.run_pass)
+        state = await self.watch.until_not_queued(workload.id)
+        if state not in (State.ADMITTED, State.STARTING):
+            raise Conflict("This request was cancelled.", code="cancelled")
+
+    async def _start_admitted(self) -> str:
+        async with self.launches:
+            begun = await self.platform.in_database_thread(
+                lifecycle.begin_start, self.platform, self.workload_id
+            )
+            if begun is None:
+                raise Conflict("This start was cancelled.", code="cancelled")
+            workload, accelerators = begun
+            try:
+                async with asyncio.timeout(self.platform.settings.launch_timeout_seconds):
+                    spec = await self._spec(workload, accelerators)
+                    # Shielded: a cancelled start must not lose sight of a container that the
+                    # engine is just making.
+                    self._launching = asyncio.ensure_future(self.launch(spec))
+                    url = await asyncio.shield(self._launching)
+                    self.launched_at = utc_now()
+                    facts = await self._until_ready(workload, url)
+            except TimeoutError as error:
+                raise LaunchFailed(
+                    "It did not answer within "
+                    f"{self.platform.settings.launch_timeout_seconds:g} seconds."
+                ) from error
+        if not await self.platform.in_database_thread(
+            lifecycle.mark_ready, self.platform, workload.id, facts
+        ):
+            raise Conflict("This start was cancelled.", code="cancelled")
+        return url
+
+    async def _spec(self, workload: Workload, accelerators: tuple[str, ...]) -> ContainerSpec:
+        volume = await self.platform.in_database_thread(
+            lifecycle.claim_home, self.platform, self.user.name, Actor("spawner")
+        )
+        home = await self.platform.in_engine_thread(self.platform.engine.ensure_home, volume)
+        return build_spec(
+            self.platform.settings,
+            workload,
+            self.platform.profiles.current().get(workload.profile),
+            accelerators,
+            environment=self.get_env(),
+            mounts=(home,),
+            command=self.command_of(workload),
+            port=self.port,
+        )
+
+    async def _until_ready(self, workload: Workload, url: str) -> ContainerFacts:
+        """Wait until the server inside answers, or raise when its container ended first."""
+        client = AsyncHTTPClient()
+        address = f"{url}{self.server.base_url}api"
+        next_look = asyncio.get_running_loop().time() + 1
+        while True:
+            with contextlib.suppress(Exception):
+                response = await client.fetch(
+                    address, raise_error=False, connect_timeout=1, request_timeout=5
+                )
+                if response.code < 500:
+                    break
+            if asyncio.get_running_loop().time() >= next_look:
+                await self._alive(workload.id)
+                next_look = asyncio.get_running_loop().time() + 1
+            await asyncio.sleep(READY_POLL_SECONDS)
+        return await self._alive(workload.id)
+
+    async def _alive(self, identifier: str) -> ContainerFacts:
+        for facts in await self.platform.in_engine_thread(self.platform.engine.observe, identifier):
+            if facts.phase is Phase.ALIVE:
+                return facts
+        log = await self.platform.in_engine_thread(self.platform.engine.logs, identifier, 5)
+        raise LaunchFailed(f"Its container ended before it was ready. Last lines: {log.strip()}")
+
+    # -- stop ----------------------------------------------------------------------------------
+
+    async def _give_up(self, reason: str, detail: str) -> None:
+        """End the workload of a start that failed or was cancelled. An engine that fails now
+        leaves it STOPPING, holding its GPUs; the reconciler goes on."""
+        if self._launching is not None:
+            await asyncio.wait([self._launching])
+            self._launching = None
+        if not self.workload_id:
+            return
+        actor = current_actor(None, default="spawner")
+        try:
+            await self.platform.in_engine_thread(
+                lifecycle.stop, self.platform, self.workload_id, reason, actor, detail[:2000]
+            )
+        except EngineError as error:
+            self.log.error("Cannot stop %s yet: %s", self.workload_id, error)
+
+    async def stop(self, now: bool = False) -> None:
+        """Stop the container and release its leases once the engine confirms that it is gone."""
+        if self._cleanup is not None:
+            await asyncio.shield(self._cleanup)
+            return
+        workload = await self._workload()
+        if workload is not None:
+            actor = current_actor(None, default="hub")
+            await self.platform.in_engine_thread(
+                lifecycle.stop, self.platform, workload.id, "stopped", actor
+            )
+
+    async def poll(self) -> int | str | None:
+        """None while the server runs. Never raises: an engine or database that does not answer
+        is no reason to give up a server (the hub would stop it)."""
+        if self._cleanup is not None and not self._cleanup.done():
+            return None
+        try:
+            workload = await self._workload()
+            if workload is None or workload.state is not State.RUNNING:
+                return 0
+            found = await self.platform.in_engine_thread(self.platform.engine.observe, workload.id)
+        except Exception as error:
+            self.log.warning("Cannot ask after %s: %s", self._log_name, error)
+            return None
+        if any(facts.phase is Phase.ALIVE for facts in found):
+            return None
+        facts = found[0] if found else None
+        reason = "out of memory" if facts and facts.oom_killed else "exited"
+        code = facts.exit_code if facts else None
+        try:
+            await self.platform.in_engine_thread(
+                lifecycle.stop, self.platform, workload.id, reason, Actor("spawner"), ""
+            )
+        except EngineError as error:
+            self.log.error("Cannot clean up %s yet: %s", workload.id, error)
+        return f"{reason}, exit code {code}"
+
+    async def get_url(self) -> str:
+        """The address from the store: right even when the hub died before it saved its own."""
+        workload = await self._workload()
+        address = workload.url if workload is not None else ""
+        return f"{address}{self.server.base_url}" if address else await super().get_url()
+
+    async def delete_forever(self) -> None:
+        """The user is deleted: keep the home, closed to a new user of the same name."""
+        if self.name != "":
+            return
+
+        def keep() -> None:
+            with self.platform.database.transaction() as connection:
+                lifecycle.orphan_home(connection, self.user.name, current_actor(None, "hub"))
+
+        await self.platform.in_database_thread(keep)
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Remember which workload this server is."""
+        super().load_state(state)
+        self.workload_id = state.get("workload_id", "")
+
+    def get_state(self) -> dict[str, Any]:
+        """Only the workload's id: everything else is in its row."""
+        state: dict[str, Any] = super().get_state()
+        if self.workload_id:
+            state["workload_id"] = self.workload_id
+        return state
+
+    def clear_state(self) -> None:
+        """Forget the workload; its row stays."""
+        super().clear_state()
+        self.workload_id = ""
+
+    async def _forget_bad_options(self) -> None:
+        """The hub keeps what was asked for as the next default, even when it was refused."""
+        last = await self.platform.in_database_thread(self._last_choice)
+        self.orm_spawner.user_options = dict(last) if last else None
+
+    async def _workload(self) -> Workload | None:
+        """The workload of this server: by its id, or the open one when the hub forgot the id."""
+        if self.workload_id:
+            return await self.platform.in_database_thread(self._read_workload, self.workload_id)
+        workload = await self._open_workload()
+        if workload is not None:
+            self.workload_id = workload.id
+        return workload
+
+    def _read_workload(self, identifier: str) -> Workload:
+        with self.platform.database.reading() as connection:
+            return workloads.get(connection, identifier)
+
+    async def _open_workload(self) -> Workload | None:
+        def find() -> Workload | None:
+            with self.platform.database.reading() as connection:
+                return workloads.find_open(connection, self.user.name, self.name)
+
+        return await self.platform.in_database_thread(find)

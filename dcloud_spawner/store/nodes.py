@@ -1,0 +1,151 @@
+"""Nodes and accelerators as last seen. Rows are never deleted: leases refer to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from dcloud_spawner.engines.base import AcceleratorFacts, Health, NodeFacts
+from dcloud_spawner.store.schema import accelerators, leases, nodes
+
+UNKNOWN_REASON = "The driver did not answer, so nobody knows whether it is well."
+MISSING_REASON = "The driver no longer lists it."
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One node: what it has in all, before the platform's reserve."""
+
+    name: str
+    cpu_millicores: int
+    memory_bytes: int
+    drained: bool
+    seen_at: datetime
+
+
+@dataclass(frozen=True)
+class AcceleratorRow:
+    """One accelerator with its last known health."""
+
+    uuid: str
+    node: str
+    index: int
+    model: str
+    memory_bytes: int
+    kind: str
+    parent_uuid: str
+    health: Health
+    health_reason: str
+    seen_at: datetime
+
+
+@dataclass(frozen=True)
+class HealthChange:
+    """An accelerator whose health is no longer what it was; ``before`` is None for a new one."""
+
+    uuid: str
+    node: str
+    before: Health | None
+    after: Health
+    reason: str
+
+
+def all_nodes(connection: Connection) -> Sequence[NodeRow]:
+    """Every node ever seen, by name."""
+    return [
+        NodeRow(**row._mapping) for row in connection.execute(select(nodes).order_by(nodes.c.name))
+    ]
+
+
+def all_accelerators(connection: Connection) -> Sequence[AcceleratorRow]:
+    """Every accelerator ever seen, by node and index."""
+    rows = connection.execute(
+        select(accelerators).order_by(accelerators.c.node, accelerators.c.index)
+    )
+    return [_accelerator(row) for row in rows]
+
+
+def _accelerator(row: Row[Any]) -> AcceleratorRow:
+    return AcceleratorRow(**{**row._mapping, "health": Health(row.health)})
+
+
+def held_accelerators(connection: Connection, workload: str) -> Sequence[AcceleratorRow]:
+    """Accelerators that a workload holds now, by index."""
+    rows = connection.execute(
+        select(accelerators)
+        .join(leases, leases.c.accelerator == accelerators.c.uuid)
+        .where(leases.c.workload == workload, leases.c.closed_at.is_(None))
+        .order_by(accelerators.c.index)
+    )
+    return [_accelerator(row) for row in rows]
+
+
+def record(connection: Connection, facts: NodeFacts, at: datetime) -> Sequence[HealthChange]:
+    """Write what an engine found on one node; returns what changed in health.
+
+    A known accelerator that is missing from the facts becomes LOST. When the driver could not
+    be asked at all, every accelerator of the node becomes unhealthy: unknown is not free.
+    """
+    values = {
+        "cpu_millicores": facts.cpu_millicores,
+        "memory_bytes": facts.memory_bytes,
+        "seen_at": at,
+    }
+    if connection.execute(select(nodes.c.name).where(nodes.c.name == facts.name)).scalar():
+        connection.execute(update(nodes).where(nodes.c.name == facts.name).values(**values))
+    else:
+        connection.execute(nodes.insert().values(name=facts.name, **values))
+    known = {row.uuid: row for row in all_accelerators(connection)}
+    changes: list[HealthChange] = []
+    for found in facts.accelerators:
+        before = known.get(found.uuid)
+        _write(connection, facts.name, found, exists=before is not None, at=at)
+        if before is None or before.health is not found.health:
+            changes.append(
+                HealthChange(
+                    found.uuid,
+                    facts.name,
+                    before.health if before else None,
+                    found.health,
+                    found.health_reason,
+                )
+            )
+    seen = {found.uuid for found in facts.accelerators}
+    for row in known.values():
+        if row.node == facts.name and row.uuid not in seen:
+            after = Health.LOST if facts.accelerators_known else Health.UNHEALTHY
+            reason = MISSING_REASON if facts.accelerators_known else UNKNOWN_REASON
+            if row.health is not after:
+                connection.execute(
+                    update(accelerators)
+                    .where(accelerators.c.uuid == row.uuid)
+                    .values(health=after.value, health_reason=reason)
+                )
+                changes.append(HealthChange(row.uuid, facts.name, row.health, after, reason))
+    return changes
+
+
+def _write(
+    connection: Connection, node: str, found: AcceleratorFacts, *, exists: bool, at: datetime
+) -> None:
+    values = {
+        "node": node,
+        "index": found.index,
+        "model": found.model,
+        "memory_bytes": found.memory_bytes,
+        "kind": found.kind.value,
+        "parent_uuid": found.parent_uuid,
+        "health": found.health.value,
+        "health_reason": found.health_reason,
+        "seen_at": at,
+    }
+    if exists:
+        connection.execute(
+            update(accelerators).where(accelerators.c.uuid == found.uuid).values(**values)
+        )
+    else:
+        connection.execute(accelerators.insert().values(uuid=found.uuid, **values))

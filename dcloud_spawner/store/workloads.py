@@ -1,0 +1,203 @@
+"""Rows of the workloads table and the transitions between their states.
+
+Each transition names the states it may come from and returns whether it happened, so that
+two processes that both want to end a workload cannot both do it. None of these functions
+touches leases or writes the action log: ``lifecycle`` joins them in one transaction.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select, update
+
+from dcloud_spawner.store.schema import HOLDING, OPEN, State, workloads
+
+NOTEBOOK = "notebook"
+"""Kind of a workload that is a user's server."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row. Times are aware UTC; memory in bytes, CPU in thousandths of a core."""
+
+    id: str
+    sequence: int
+    kind: str
+    user: str
+    server_name: str
+    profile: str
+    choice: Mapping[str, Any]
+    image: str
+    gpus: int
+    gpu_model: str | None
+    memory_bytes: int
+    cpu_millicores: int
+    limit_seconds: int
+    state: State
+    reasons: Sequence[str]
+    place: int | None
+    latest_start_at: datetime | None
+    node: str | None
+    url: str
+    submitted_at: datetime
+    admitted_at: datetime | None
+    starting_at: datetime | None
+    ready_at: datetime | None
+    stopping_at: datetime | None
+    ended_at: datetime | None
+    engine_started_at: datetime | None
+    engine_finished_at: datetime | None
+    exit_code: int | None
+    oom_killed: bool
+    end_reason: str
+    end_detail: str
+
+    @property
+    def server(self) -> str:
+        """``user/server`` as people write it; the default server has no second part."""
+        return f"{self.user}/{self.server_name}" if self.server_name else self.user
+
+
+@dataclass(frozen=True)
+class NewWorkload:
+    """What a validated choice asks for."""
+
+    kind: str
+    user: str
+    server_name: str
+    profile: str
+    choice: Mapping[str, Any]
+    image: str
+    gpus: int
+    gpu_model: str | None
+    memory_bytes: int
+    cpu_millicores: int
+    limit_seconds: int
+
+
+def _workload(row: Any) -> Workload:
+    values = dict(row._mapping)
+    values["state"] = State(values["state"])
+    return Workload(**values)
+
+
+def insert(connection: Connection, new: NewWorkload, at: datetime) -> Workload:
+    """Put a workload at the end of the queue."""
+    last = connection.execute(select(func.max(workloads.c.sequence))).scalar()
+    identifier = uuid.uuid4().hex
+    connection.execute(
+        workloads.insert().values(
+            id=identifier,
+            sequence=(last or 0) + 1,
+            state=State.QUEUED.value,
+            reasons=[],
+            submitted_at=at,
+            **{name: getattr(new, name) for name in NewWorkload.__dataclass_fields__},
+        )
+    )
+    return get(connection, identifier)
+
+
+def get(connection: Connection, identifier: str) -> Workload:
+    """The workload, which must exist."""
+    return _workload(
+        connection.execute(select(workloads).where(workloads.c.id == identifier)).one()
+    )
+
+
+def find_open(
+    connection: Connection, user: str, server_name: str, kind: str = NOTEBOOK
+) -> Workload | None:
+    """The workload of a server that has not ended, if there is one."""
+    row = connection.execute(
+        select(workloads).where(
+            workloads.c.kind == kind,
+            workloads.c.user == user,
+            workloads.c.server_name == server_name,
+            workloads.c.state != State.ENDED.value,
+        )
+    ).one_or_none()
+    return _workload(row) if row else None
+
+
+def last_choice(connection: Connection, user: str) -> Mapping[str, Any] | None:
+    """What this user asked for last time, to start the form with."""
+    return connection.execute(
+        select(workloads.c.choice)
+        .where(workloads.c.user == user, workloads.c.kind == NOTEBOOK)
+        .order_by(workloads.c.sequence.desc())
+        .limit(1)
+    ).scalar()
+
+
+def _in_states(states: Collection[State]) -> Select[Any]:
+    return (
+        select(workloads)
+        .where(workloads.c.state.in_([state.value for state in states]))
+        .order_by(workloads.c.sequence)
+    )
+
+
+def in_states(connection: Connection, states: Collection[State]) -> Sequence[Workload]:
+    """Workloads in any of these states, in the order of their submission."""
+    return [_workload(row) for row in connection.execute(_in_states(states))]
+
+
+def queued(connection: Connection) -> Sequence[Workload]:
+    """The queue in the order of submission."""
+    return in_states(connection, (State.QUEUED,))
+
+
+def holding(connection: Connection) -> Sequence[Workload]:
+    """Workloads that hold leases, memory or cores."""
+    return in_states(connection, HOLDING)
+
+
+def open_workloads(connection: Connection) -> Sequence[Workload]:
+    """Everything that has not ended."""
+    return in_states(connection, OPEN)
+
+
+def count_queued(connection: Connection) -> int:
+    """Length of the queue."""
+    return connection.execute(
+        select(func.count()).select_from(workloads).where(workloads.c.state == State.QUEUED.value)
+    ).scalar_one()
+
+
+def states_of(connection: Connection, identifiers: Collection[str]) -> Mapping[str, State]:
+    """The present state of some workloads; cheap enough to ask several times a second."""
+    rows = connection.execute(
+        select(workloads.c.id, workloads.c.state).where(workloads.c.id.in_(identifiers))
+    )
+    return {row.id: State(row.state) for row in rows}
+
+
+def transition(
+    connection: Connection,
+    identifier: str,
+    to: State,
+    *,
+    come_from: Collection[State],
+    **values: object,
+) -> bool:
+    """Move to a state and set columns, if the workload is in one of ``come_from``."""
+    result = connection.execute(
+        update(workloads)
+        .where(
+            workloads.c.id == identifier,
+            workloads.c.state.in_([state.value for state in come_from]),
+        )
+        .values(state=to.value, **values)
+    )
+    return result.rowcount == 1
+
+
+def set_values(connection: Connection, identifier: str, **values: object) -> None:
+    """Set columns without changing the state."""
+    connection.execute(update(workloads).where(workloads.c.id == identifier).values(**values))
