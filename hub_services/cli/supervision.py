@@ -26,13 +26,14 @@ _START_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class ProgramState:
-    """What supervisord says about one program: its word for the state, and since when."""
+    """What supervisord says about one program; times are Unix seconds, 0 for never."""
 
     name: str
     state: str
+    """supervisord's own word: RUNNING, STARTING, BACKOFF, EXITED, FATAL, STOPPED."""
     pid: int
-    since: float
-    """Unix time of the last start, or of the end for one that does not run; 0 if never."""
+    started: int
+    ended: int
     exit_status: int
 
     @property
@@ -157,9 +158,14 @@ def _program_state(row: dict[str, object]) -> ProgramState:
         value = row.get(key, 0)
         return value if isinstance(value, int) else 0
 
-    state = str(row.get("statename", "UNKNOWN"))
-    since = number("start") if state in {"RUNNING", "STARTING"} else number("stop")
-    return ProgramState(str(row["name"]), state, number("pid"), since, number("exitstatus"))
+    return ProgramState(
+        name=str(row["name"]),
+        state=str(row.get("statename", "UNKNOWN")),
+        pid=number("pid"),
+        started=number("start"),
+        ended=number("stop"),
+        exit_status=number("exitstatus"),
+    )
 
 
 class _UnixConnection(http.client.HTTPConnection):

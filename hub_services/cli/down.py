@@ -1,0 +1,77 @@
+"""``dcloud down`` and ``restart``: end or renew the programs, by default not users' servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from dcloud_spawner import lifecycle
+from dcloud_spawner.errors import ConfigurationError, EngineError
+from dcloud_spawner.platform import Platform
+from dcloud_spawner.store import workloads
+from dcloud_spawner.store.workloads import Workload
+from hub_services.cli.deployment import Deployment
+from hub_services.cli.servers import cli_actor
+from hub_services.cli.stored import database_exists, reading
+from hub_services.cli.supervision import Supervisor
+from hub_services.cli.up import LONG_RUNNING
+
+
+def down(console: Console, deployment: Deployment, *, servers: bool) -> None:
+    """Stop the programs; with ``servers`` also every user's server, before them."""
+    if servers:
+        _stop_servers(console, deployment)
+    with console.status("stopping hub, proxy and controller"):
+        stopped = Supervisor(deployment).stop()
+    console.print("stopped hub, proxy and controller" if stopped else "nothing was running")
+    left = _running(deployment)
+    if left and not servers:
+        console.print(
+            f"{len(left)} users' servers keep running and are there after the next `dcloud up`: "
+            f"{', '.join(each.server for each in left)}\n"
+            "`dcloud down --servers` stops them too.",
+            highlight=False,
+        )
+
+
+def restart(console: Console, deployment: Deployment, names: Sequence[str]) -> None:
+    """Restart some programs, all but the proxy when none is named."""
+    supervisor = Supervisor(deployment)
+    if not supervisor.pid():
+        raise ConfigurationError("Nothing runs here. Run: dcloud up")
+    wanted = list(names) or ["hub", "controller"]
+    unknown = sorted(set(wanted) - set(LONG_RUNNING) - {"images"})
+    if unknown:
+        raise ConfigurationError(f"No program {unknown[0]}; there are {', '.join(LONG_RUNNING)}.")
+    supervisor.restart(wanted)
+    console.print(f"restarted {', '.join(wanted)}; users' servers keep running", highlight=False)
+
+
+def _running(deployment: Deployment) -> list[Workload]:
+    if not database_exists(deployment.settings):
+        return []
+    with reading(deployment.settings) as connection:
+        return list(workloads.holding(connection))
+
+
+def _stop_servers(console: Console, deployment: Deployment) -> None:
+    """End every workload, waiting ones too, each confirmed by the engine."""
+    if not database_exists(deployment.settings):
+        return
+    platform = Platform(deployment.settings)
+    try:
+        # The hub first: while it runs it would start the next one in the queue.
+        Supervisor(deployment).stop()
+        with platform.database.reading() as connection:
+            left = list(workloads.open_workloads(connection))
+        for each in reversed(left):  # the queue from its end, so that nothing moves up
+            with console.status(f"stopping {each.server}"):
+                try:
+                    lifecycle.stop(platform, each.id, "platform stopped", cli_actor())
+                except EngineError as error:
+                    console.print(f"[red]{each.server} could not be stopped:[/red] {error}")
+                    continue
+            console.print(f"stopped {each.server}", highlight=False)
+    finally:
+        platform.close()

@@ -1,0 +1,176 @@
+"""The command ``dcloud``. Each command is thin: read the deployment, call one function.
+
+Exit codes: 0 done, 1 the platform says no or something is broken, 2 the command was misspelt.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import click
+from rich.console import Console
+
+from dcloud_spawner.errors import DCloudError, UserError
+from hub_services.cli import deployment as deployments
+from hub_services.cli import doctor as doctors
+from hub_services.cli import down as downs
+from hub_services.cli import servers, status
+from hub_services.cli import up as ups
+from hub_services.cli.checks import CHECKS
+from hub_services.cli.way_in import way_in
+
+console = Console()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def dcloud() -> None:
+    """Self-service GPU notebooks for a lab."""
+    deployments.anchor()
+
+
+@dcloud.command()
+@click.option(
+    "--simulated-gpus",
+    type=click.IntRange(0, 16),
+    metavar="N",
+    help="Try it without hardware: N simulated GPUs, kept until another number; 0 ends it.",
+)
+@click.option("--forget", is_flag=True, help="Drop the DCLOUD_* variables of the last up.")
+@click.option(
+    "--install/--no-install",
+    default=True,
+    help="Install OS packages and start the Docker engine where root may (the default).",
+)
+def up(simulated_gpus: int | None, forget: bool, install: bool) -> None:
+    """Start everything that does not run and print the address."""
+    ups.up(console, simulated_gpus=simulated_gpus, forget=forget, install=install)
+
+
+@dcloud.command()
+@click.option("--servers", "with_servers", is_flag=True, help="Stop users' servers too.")
+def down(with_servers: bool) -> None:
+    """Stop hub, proxy and controller. Users' servers keep running unless --servers."""
+    downs.down(console, deployments.open_deployment(), servers=with_servers)
+
+
+@dcloud.command()
+@click.argument("programs", nargs=-1)
+def restart(programs: tuple[str, ...]) -> None:
+    """Restart PROGRAMS (hub and controller if none); users' servers keep running."""
+    downs.restart(console, deployments.open_deployment(), programs)
+
+
+@dcloud.command("status")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def show_status(as_json: bool) -> None:
+    """Engine, GPUs and who holds them, the queue and the servers."""
+    found = status.gather(deployments.open_deployment())
+    if as_json:
+        click.echo(json.dumps(status.as_json(found), default=_json, indent=1))
+    else:
+        status.show(console, found)
+
+
+@dcloud.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def doctor(as_json: bool) -> None:
+    """Check the machine and the deployment; each finding with its mend. 1 if broken."""
+    findings = doctors.examine(deployments.open_deployment(), CHECKS)
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=1))
+    else:
+        doctors.show(console, findings)
+    if doctors.any_broken(findings):
+        raise SystemExit(1)
+
+
+@dcloud.command()
+@click.argument("server", metavar="USER[/SERVER]")
+def stop(server: str) -> None:
+    """Stop a user's server; its GPUs are free when this returns."""
+    servers.stop(console, deployments.open_deployment(), server)
+
+
+@dcloud.command()
+@click.argument("server", metavar="USER[/SERVER]")
+def cancel(server: str) -> None:
+    """Take a waiting request from the queue."""
+    servers.cancel(console, deployments.open_deployment(), server)
+
+
+@dcloud.command()
+@click.argument("server", metavar="USER[/SERVER]")
+@click.option("--memory-gib", type=click.FloatRange(0, min_open=True), metavar="GIB")
+@click.option("--cpus", type=click.FloatRange(0, min_open=True), metavar="CORES")
+def resize(server: str, memory_gib: float | None, cpus: float | None) -> None:
+    """Change memory and cores of a running server, without a restart."""
+    if memory_gib is None and cpus is None:
+        raise click.UsageError("Name at least one of --memory-gib and --cpus.")
+    servers.resize(console, deployments.open_deployment(), server, memory_gib=memory_gib, cpus=cpus)
+
+
+@dcloud.group(invoke_without_command=True)
+@click.pass_context
+def homes(context: click.Context) -> None:
+    """List home volumes, deleted users' too."""
+    if context.invoked_subcommand is None:
+        servers.list_homes(console, deployments.open_deployment())
+
+
+@homes.command()
+@click.argument("user")
+def adopt(user: str) -> None:
+    """Hand the home a deleted user left to the user who has that name now."""
+    servers.adopt_home(console, deployments.open_deployment(), user)
+
+
+@dcloud.command("purge-home")
+@click.argument("user")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def purge_home(user: str, yes: bool) -> None:
+    """Delete a user's home volume for good."""
+    if not yes:
+        click.confirm(f"Delete everything {user} has stored? This cannot be undone", abort=True)
+    servers.purge_home(console, deployments.open_deployment(), user)
+
+
+@dcloud.command("admin-link")
+@click.argument("name", default="")
+def admin_link(name: str) -> None:
+    """Print a one-time link at which administrator NAME sets a new password."""
+    settings = deployments.open_deployment().settings
+    link = way_in(settings, name, again=True)
+    if link is not None:
+        click.echo(link.url(f"{settings.bind_url.rstrip('/')}/hub"))
+
+
+def _json(value: object) -> str:
+    isoformat = getattr(value, "isoformat", None)
+    return str(isoformat()) if isoformat else str(value)
+
+
+def main() -> None:
+    """Entry point of ``[project.scripts]``: errors of ours end in a sentence, not a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        dcloud.main(prog_name="dcloud", standalone_mode=True)
+    except UserError as error:
+        _fail(error.message, error.hint)
+    except DCloudError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(1) from None
+
+
+def _fail(message: str, hint: str = "") -> None:
+    click.echo(click.style("dcloud: ", fg="red") + message, err=True)
+    if hint:
+        click.echo(hint, err=True)
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""``dcloud status``: engine, GPUs and who holds them, the queue, the servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Connection
+
+from dcloud_spawner.engines.base import Health
+from dcloud_spawner.engines.select import select_engine
+from dcloud_spawner.errors import DCloudError
+from dcloud_spawner.store import leases, nodes, workloads
+from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.workloads import Workload
+from hub_services.cli.deployment import Deployment
+from hub_services.cli.stored import database_exists, reading
+from hub_services.cli.supervision import Supervisor
+from hub_services.cli.up import LONG_RUNNING, hub_answers
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class ProgramStatus:
+    """One program of the platform."""
+
+    name: str
+    state: str
+    pid: int
+    started_at: datetime | None
+
+
+@dataclass(frozen=True)
+class GpuStatus:
+    """One accelerator: ``server`` holds it, empty when free."""
+
+    node: str
+    index: int
+    uuid: str
+    model: str
+    memory_bytes: int
+    health: str
+    reason: str
+    server: str
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One workload that has not ended. ``place`` and ``reasons`` only while it waits."""
+
+    server: str
+    user: str
+    state: str
+    profile: str
+    gpus: int
+    memory_bytes: int
+    cpu_millicores: int
+    node: str | None
+    place: int | None
+    reasons: Sequence[str]
+    submitted_at: datetime
+    since: datetime
+    latest_start_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything ``dcloud status`` shows; ``--json`` writes exactly this."""
+
+    url: str
+    hub_answers: bool
+    engine: str
+    engine_problem: str
+    weaker_isolation: str
+    simulated_gpus: bool
+    programs: Sequence[ProgramStatus]
+    gpus: Sequence[GpuStatus]
+    queue: Sequence[ServerStatus]
+    servers: Sequence[ServerStatus]
+    at: datetime
+
+
+def gather(deployment: Deployment) -> Status:
+    """Ask everything once. What does not answer is said, not raised."""
+    settings = deployment.settings
+    engine_name: str = settings.engine
+    weaker = problem = ""
+    try:
+        engine = select_engine(settings)
+        engine_name, weaker = engine.name, engine.weaker_isolation
+        engine.ping()
+    except DCloudError as error:
+        problem = str(error)
+    gpus: Sequence[GpuStatus] = ()
+    open_workloads: Sequence[Workload] = ()
+    if database_exists(settings):
+        with reading(settings) as connection:
+            open_workloads = workloads.open_workloads(connection)
+            gpus = _gpus(connection, {each.id: each for each in open_workloads})
+    waiting = [each for each in open_workloads if each.state is State.QUEUED]
+    waiting.sort(key=lambda each: (each.place is None, each.place, each.sequence))
+    return Status(
+        url=settings.bind_url,
+        hub_answers=hub_answers(deployment),
+        engine=engine_name,
+        engine_problem=problem,
+        weaker_isolation=weaker,
+        simulated_gpus=settings.simulated_gpus,
+        programs=_programs(deployment),
+        gpus=gpus,
+        queue=[_server(each) for each in waiting],
+        servers=[_server(each) for each in open_workloads if each.state is not State.QUEUED],
+        at=datetime.now(UTC),
+    )
+
+
+def _gpus(connection: Connection, by_id: Mapping[str, Workload]) -> Sequence[GpuStatus]:
+    holders = leases.holders(connection)
+    found = []
+    for row in nodes.all_accelerators(connection):
+        holder = by_id.get(holders.get(row.uuid, ""))
+        found.append(
+            GpuStatus(
+                node=row.node,
+                index=row.index,
+                uuid=row.uuid,
+                model=row.model,
+                memory_bytes=row.memory_bytes,
+                health=row.health.value,
+                reason=row.health_reason,
+                server=holder.server if holder else "",
+            )
+        )
+    return found
+
+
+def _programs(deployment: Deployment) -> Sequence[ProgramStatus]:
+    known = Supervisor(deployment).programs()
+    found = []
+    for name in (*LONG_RUNNING, "images"):
+        state = known.get(name)
+        if state is None:
+            found.append(ProgramStatus(name, "not running", 0, None))
+            continue
+        started = datetime.fromtimestamp(state.started, UTC) if state.started else None
+        word = state.state.lower()
+        if name == "images" and state.state == "EXITED":
+            word = "done" if state.exit_status == 0 else "failed"
+        found.append(ProgramStatus(name, word, state.pid, started))
+    return found
+
+
+def _server(workload: Workload) -> ServerStatus:
+    since = {
+        State.RUNNING: workload.ready_at,
+        State.STARTING: workload.starting_at,
+        State.ADMITTED: workload.admitted_at,
+        State.STOPPING: workload.stopping_at,
+    }.get(workload.state)
+    return ServerStatus(
+        server=workload.server,
+        user=workload.user,
+        state=workload.state.value,
+        profile=workload.profile,
+        gpus=workload.gpus,
+        memory_bytes=workload.memory_bytes,
+        cpu_millicores=workload.cpu_millicores,
+        node=workload.node,
+        place=workload.place,
+        reasons=tuple(workload.reasons),
+        submitted_at=workload.submitted_at,
+        since=since or workload.submitted_at,
+        latest_start_at=workload.latest_start_at,
+    )
+
+
+def as_json(status: Status) -> dict[str, object]:
+    """For ``json.dumps(..., default=str)``: times become ISO texts."""
+    return asdict(status)
+
+
+def show(console: Console, status: Status) -> None:
+    """Print the tables."""
+    word = "[green]answers[/green]" if status.hub_answers else "[red]does not answer[/red]"
+    console.print(f"[bold]{status.url}[/bold]  {word}", highlight=False)
+    engine = f"engine: {status.engine}"
+    if status.weaker_isolation:
+        engine += f" ({status.weaker_isolation})"
+    if status.engine_problem:
+        engine += f"  [red]{status.engine_problem}[/red]"
+    console.print(engine, highlight=False)
+    programs = ", ".join(f"{each.name} {each.state}" for each in status.programs)
+    console.print(f"programs: {programs}\n", highlight=False)
+    _show_gpus(console, status)
+    if status.queue:
+        console.print(_queue_table(status), "")
+    else:
+        console.print("Nobody waits.\n")
+    console.print(_server_table(status) if status.servers else "No server runs.")
+
+
+def _show_gpus(console: Console, status: Status) -> None:
+    if not status.gpus:
+        console.print("No GPU has been found.\n")
+        return
+    if status.simulated_gpus:
+        console.print("[yellow]The GPUs are simulated.[/yellow]")
+    table = _table("GPUs", "node", "#", "model", "memory", "health", "held by", "UUID")
+    for gpu in status.gpus:
+        ok = gpu.health == Health.OK.value
+        health = "ok" if ok else f"[red]{gpu.health}[/red] {gpu.reason}"
+        table.add_row(
+            gpu.node,
+            str(gpu.index),
+            gpu.model,
+            f"{gpu.memory_bytes / GIB:.0f} GiB",
+            health,
+            gpu.server or ("free" if ok else ""),
+            gpu.uuid,
+        )
+    console.print(table, "")
+
+
+def _queue_table(status: Status) -> Table:
+    table = _table("Queue", "place", "server", "GPUs", "waits", "starts at the latest", "why")
+    for each in status.queue:
+        table.add_row(
+            str(each.place or ""),
+            each.server,
+            str(each.gpus),
+            length(status.at - each.submitted_at),
+            _clock(each.latest_start_at),
+            "; ".join(each.reasons),
+        )
+    return table
+
+
+def _server_table(status: Status) -> Table:
+    table = _table("Servers", "server", "state", "for", "profile", "GPUs", "memory", "cores")
+    for each in status.servers:
+        table.add_row(
+            each.server,
+            each.state,
+            length(status.at - each.since),
+            each.profile,
+            str(each.gpus),
+            f"{each.memory_bytes / GIB:g} GiB",
+            f"{each.cpu_millicores / 1000:g}",
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in {"UUID", "place", "#"})
+    return table
+
+
+def length(duration: timedelta) -> str:
+    """A duration as the pages write it: 1 h 43 min."""
+    seconds = max(0, int(duration.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _clock(at: datetime | None) -> str:
+    return f"{at.astimezone():%a %H:%M}" if at else "not known"

@@ -1,0 +1,222 @@
+"""``dcloud up``: everything that is missing, then every program, then the way in.
+
+Each step may be repeated: what is there stays, what runs is said to run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from dcloud_spawner.errors import ConfigurationError
+from dcloud_spawner.profiles import ProfileBook
+from dcloud_spawner.store.database import Database
+from hub_services.cli import machine, ports
+from hub_services.cli.deployment import (
+    SIMULATED,
+    Deployment,
+    open_deployment,
+    present_variables,
+    remember,
+)
+from hub_services.cli.node import install_proxy, proxy_installed
+from hub_services.cli.orphans import find_orphans
+from hub_services.cli.processes import loopback
+from hub_services.cli.secrets import ensure_secrets
+from hub_services.cli.simulated import simulated_variables
+from hub_services.cli.supervision import ProgramState, Supervisor
+from hub_services.cli.way_in import way_in
+
+READY_SECONDS = 90.0
+TRIES = 3
+"""Starts of one program after which ``up`` stops hoping; supervisord goes on trying."""
+LONG_RUNNING = ("proxy", "hub", "controller")
+
+
+def up(console: Console, *, simulated_gpus: int | None, forget: bool, install: bool) -> None:
+    """Start the deployment and print its address; raises ConfigurationError."""
+    deployment = open_deployment(forget=forget)
+    deployment.make_folders()
+    _tell_remembered(console, deployment, forget)
+    with _step(console, "secrets"):
+        ensure_secrets(deployment.settings.secrets_dir)
+    if not proxy_installed(deployment.cache):
+        with _step(console, "proxy (configurable-http-proxy, from the npm lock)"):
+            install_proxy(deployment.cache)
+    deployment = prepare(console, deployment, simulated_gpus, install=install)
+    supervisor = Supervisor(deployment)
+    if not supervisor.pid():
+        _check_ports(deployment)
+    with _step(console, "database"):
+        _migrate(deployment)
+    ProfileBook(deployment.settings.profiles_dir)
+    done = supervisor.start()
+    for sentence in done or ["already running: proxy, hub and controller"]:
+        console.print(f"  {sentence}", highlight=False)
+    _wait_until_ready(console, deployment, supervisor)
+    _greet(console, deployment)
+
+
+def prepare(
+    console: Console, deployment: Deployment, simulated_gpus: int | None, *, install: bool
+) -> Deployment:
+    """Have the engine and the simulated GPUs ready, and write down what later commands need."""
+
+    def say(text: str) -> None:
+        console.print(f"  {text}", highlight=False)
+
+    log = deployment.settings.logs_dir / "dockerd.log"
+    engine = machine.prepare_engine(deployment.settings, log, say, may_change=install)
+    count = deployment.simulated_gpus if simulated_gpus is None else simulated_gpus
+    variables = present_variables()
+    # Chosen once: a hub that starts while dockerd is away must wait for it, not change engines.
+    variables["DCLOUD_ENGINE"] = engine
+    for name, value in simulated_variables(deployment, engine, count, say).items():
+        variables.pop(name, None)
+        if value:
+            variables[name] = value
+    variables[SIMULATED] = str(count)
+    remember(deployment.state, variables)
+    for name in [name for name in os.environ if name.startswith("DCLOUD_")]:
+        if name not in variables and name in deployment.remembered:
+            del os.environ[name]
+    os.environ.update(variables)
+    return open_deployment()
+
+
+@contextmanager
+def _step(console: Console, name: str) -> Iterator[None]:
+    with console.status(name):
+        yield
+
+
+def _tell_remembered(console: Console, deployment: Deployment, forget: bool) -> None:
+    names = sorted(
+        name for name in deployment.remembered if name not in _OWN and os.environ.get(name)
+    )
+    if names and not forget:
+        console.print(
+            f"  settings of the last up still hold: {', '.join(names)} (--forget drops them)",
+            highlight=False,
+            style="dim",
+        )
+
+
+_OWN = {
+    SIMULATED,
+    "DCLOUD_CONFIG",
+    "DCLOUD_CACHE",
+    "DCLOUD_ENGINE",
+    "DCLOUD_NVML_LIBRARY",
+    "DCLOUD_SIMULATED_GPUS",
+    "DCLOUD_GPU_PASSING",
+    "DCLOUD_GPU_RUNTIME",
+}
+
+
+def _check_ports(deployment: Deployment) -> None:
+    """Raise ConfigurationError if a port is taken by something that is not an orphan of ours."""
+    ours = {orphan.program for orphan in find_orphans(deployment)}
+    for use in ports.ports_of(deployment.settings):
+        if use.program not in ours and not ports.is_free(use.host, use.port):
+            raise ConfigurationError(
+                f"Port {use.port} ({use.purpose}) is taken by {ports.holder(use.port)}. "
+                f"End that, or choose another: {use.setting}={use.port + 1000} dcloud up"
+            )
+
+
+def _migrate(deployment: Deployment) -> None:
+    database = Database(deployment.settings.store_url)
+    try:
+        database.migrate()
+    finally:
+        database.close()
+
+
+def _wait_until_ready(console: Console, deployment: Deployment, supervisor: Supervisor) -> None:
+    """Wait until the hub answers through the proxy; raises with the log of what keeps failing."""
+    began = time.monotonic()
+    starts: dict[str, set[int]] = {name: set() for name in LONG_RUNNING}
+    with console.status("waiting for the hub") as status:
+        while not hub_answers(deployment):
+            states = supervisor.programs()
+            failing = _keeps_failing(states, starts)
+            waited = time.monotonic() - began
+            if failing or waited > READY_SECONDS:
+                name = failing or "hub"
+                raise ConfigurationError(
+                    f"The {name} does not start. The last lines of its log "
+                    f"({_log(deployment, name)}):\n{tail(_log(deployment, name))}\n"
+                    "Mend that, then `dcloud up` again; `dcloud doctor` may know more."
+                )
+            words = ", ".join(f"{n} {states[n].state.lower()}" for n in LONG_RUNNING if n in states)
+            status.update(f"waiting for the hub ({waited:.0f} s: {words})")
+            time.sleep(0.25)
+
+
+def hub_answers(deployment: Deployment) -> bool:
+    """Whether the hub answers through the proxy, as a browser would ask."""
+    settings = deployment.settings
+    try:
+        answer = httpx.get(
+            f"http://{loopback(settings.host)}:{settings.port}/hub/health", timeout=5
+        )
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == 200
+
+
+def _keeps_failing(states: Mapping[str, ProgramState], starts: dict[str, set[int]]) -> str:
+    """Name of a program that was started several times and still does not run, else empty."""
+    for name, seen in starts.items():
+        state = states.get(name)
+        if state is None:
+            continue
+        seen.add(state.started)
+        if state.state == "FATAL" or (len(seen) > TRIES and not state.running):
+            return name
+    return ""
+
+
+def _log(deployment: Deployment, name: str) -> Path:
+    return deployment.settings.logs_dir.absolute() / f"{name}.log"
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a file, indented; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 20_000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join("    " + line for line in text.splitlines()[-lines:])
+
+
+def _greet(console: Console, deployment: Deployment) -> None:
+    settings = deployment.settings
+    console.print(f"\n[bold]DCloud is up: {settings.bind_url}[/bold]", highlight=False)
+    engine = settings.engine
+    if engine == "sandbox":
+        engine += ", a weaker isolation than containers"
+    console.print(f"  engine: {engine}", highlight=False)
+    if deployment.simulated_gpus:
+        console.print(f"  GPUs: {deployment.simulated_gpus}, simulated", highlight=False)
+    link = way_in(settings)
+    if link is not None:
+        console.print(
+            f"\nThe first administrator, {link.name}, sets a password here "
+            f"(once, until {link.expires_at.astimezone():%a %H:%M}):",
+            highlight=False,
+        )
+        # Not wrapped: it has to stay one address when it is copied.
+        console.print(
+            link.url(f"{settings.bind_url.rstrip('/')}/hub"), soft_wrap=True, markup=False
+        )
+    console.print("  next: dcloud status, dcloud doctor, dcloud down", highlight=False, style="dim")
