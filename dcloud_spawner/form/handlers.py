@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
 from dcloud_spawner.form.view import STATIC, SpawnFormView, live_data
@@ -41,6 +42,17 @@ class LiveHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
         self.finish(json.dumps(data))
 
 
+class StartHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
+    """From the name in a plain form to the start page of that server; changes nothing."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Redirect to ``spawn/:user/:name``, which checks the name."""
+        name = url_escape_path(self.get_argument("name", "").strip())
+        user = self.current_user.escaped_name
+        self.redirect(url_path_join(self.hub.base_url, "spawn", user, name))
+
+
 def static_handlers() -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
     """Routes of the static files, for ``c.JupyterHub.extra_handlers``."""
     return [(r"/dcloud/static/(.*)", StaticFiles, {"path": str(STATIC)})]
@@ -49,5 +61,8 @@ def static_handlers() -> list[tuple[str, type[web.RequestHandler], dict[str, obj
 def live_handlers(
     view: LiveView,
 ) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
-    """Route of the start page's live figures, for ``c.JupyterHub.extra_handlers``."""
-    return [(r"/dcloud/live", LiveHandler, {"view": view})]
+    """Routes of the start page's live figures and of a new server's name, for the same."""
+    return [
+        (r"/dcloud/live", LiveHandler, {"view": view}),
+        (r"/dcloud/start", StartHandler, {}),
+    ]

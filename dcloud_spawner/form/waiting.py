@@ -53,8 +53,7 @@ class WaitingPage:
     title: str
     lede: str
     tab: str
-    news: str
-    """What a screen reader is told."""
+    """What the title of the browser's tab says."""
     place: str
     of: str
     since: datetime | None
@@ -84,14 +83,12 @@ def waiting_page(
     held = section(section(view, "stages"), "held")
     since = moment(queue.get("since"))
     got = _yours(view)
-    tab = _tab(view, queued, place)
     return WaitingPage(
         queued=queued,
         stage=stage,
         title=_title(view, queued),
         lede=_lede(view, server),
-        tab=tab,
-        news=tab,
+        tab=_tab(view, queued, place),
         place=f"{place}" if place else "",
         of=f"of {of} in the queue" if place else "",
         since=since,

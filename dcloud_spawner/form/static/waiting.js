@@ -1,0 +1,299 @@
+// The waiting page: draws each progress event of the hub in the words of form/waiting.py, holds
+// on through a hub restart, and opens the server when it is ready.
+import { hub, sleep, stopServer } from "./hub.js";
+import { count, gpus, length, listed, localTimes, say, setTime } from "./words.js";
+
+const STAGES = ["queue", "held", "image", "container", "ready"];
+const DOING = {
+  held: "Taking what you asked for",
+  image: "Getting the image",
+  container: "Starting the container",
+  ready: "Waiting for the server",
+};
+const BACK_OFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
+const RESUME_GRACE_MS = 45000;
+
+const by = (id) => document.getElementById(id);
+const main = by("main");
+let view = JSON.parse(by("w-view").textContent) ?? {};
+let source = null, lostAt = 0, tries = 0, leaving = false, failed = false, spoken = null;
+
+/* ---- Words ---- */
+function asked(request = {}) {
+  if (request.gpus) return gpus(request.gpus, request.gpu_model);
+  return `${request.memory_gib ?? 0} GiB and ${count(request.cpus ?? 0, "core")}`;
+}
+const yours = () => (view.gpus?.length ? gpus(view.gpus.length, view.gpus[0].model) : asked(view.request));
+
+function title(queued) {
+  const request = view.request;
+  if (!request) return queued ? "Waiting for your server" : "Starting your server";
+  if (queued) return `Waiting for ${asked(request)}`;
+  return request.gpus ? `Starting on ${yours()}` : `Starting ${request.title || "your server"}`;
+}
+
+function lede() {
+  const parts = [main.dataset.server ? `Server “${main.dataset.server}”` : "Default server"], r = view.request;
+  if (r) parts.push(r.title || r.profile, `${r.memory_gib ?? 0} GiB`, count(r.cpus ?? 0, "core"), count(r.hours ?? 0, "hour"));
+  return parts.filter(Boolean).join(", ");
+}
+
+function where() {
+  const indexes = (view.gpus ?? []).filter((g) => g.index !== undefined).map((g) => String(g.index));
+  if (!indexes.length) return view.node ? `on ${view.node}` : "";
+  return `${indexes.length === 1 ? "GPU" : "GPUs"} ${listed(indexes)}${view.node ? ` of ${view.node}` : ""}`;
+}
+
+function tab(queued) {
+  if (queued) return view.place ? `Place ${view.place}` : "Waiting";
+  return view.progress ? `Starting, ${Math.floor(view.progress)} %` : "Starting";
+}
+
+const seconds = (from, to = Date.now()) => (new Date(to) - new Date(from)) / 1000;
+
+function note(key, state) {
+  const { since, until } = view.stages?.[key] ?? {};
+  if (key === "held" && state === "done") return yours();
+  if (key === "image" && state === "now") return view.image?.message ?? "";
+  if (key === "ready" && state !== "done") return "opens by itself";
+  if (state === "done" && since && until) return length(seconds(since, until));
+  if (state === "now" && since) return `now, for ${length(seconds(since))}`;
+  return "";
+}
+
+/* ---- Drawing ---- */
+function draw() {
+  const queued = view.stage === "queue";
+  document.title = `${failed ? "Failed" : tab(queued)} · DCloud`;
+  say(by("w-title"), failed ? "The start failed" : title(queued));
+  say(by("w-lede"), lede());
+  by("w-failed").hidden = !failed;
+  by("w-acts").hidden = failed;
+  by("w-queue").hidden = failed || !queued;
+  by("w-start").hidden = failed || queued;
+  by("w-reasons").hidden = failed || !queued || !view.reasons?.length;
+  const leave = queued ? "Leave the queue" : "Cancel the start";
+  say(by("w-leave").querySelector("span"), leave);
+  say(by("h-steps"), queued ? "Then" : "Progress");
+  drawQueue();
+  drawStart();
+  drawSteps();
+  drawLog(queued);
+  speak(queued);
+}
+
+function drawQueue() {
+  by("w-place-box").hidden = !view.place;
+  say(by("w-place"), String(view.place ?? ""));
+  say(by("w-of"), view.place ? `of ${Math.max(view.queue_length ?? 0, view.place)} in the queue` : "");
+  setTime(by("w-since").querySelector("time"), view.stages?.queue?.since);
+  by("w-latest-box").hidden = !view.latest_start;
+  setTime(by("w-latest").querySelector("time"), view.latest_start);
+  const reasons = view.reasons ?? [], list = by("w-list");
+  if ([...list.children].map((item) => item.textContent).join("\n") !== reasons.join("\n")) {
+    list.replaceChildren(...reasons.map((reason) => {
+      const item = document.createElement("li"), text = document.createElement("span");
+      text.className = "grow";
+      text.textContent = reason;
+      item.append(text);
+      return item;
+    }));
+  }
+}
+
+function drawStart() {
+  say(by("w-doing"), DOING[view.stage] ?? "Getting ready");
+  say(by("w-message"), view.message ?? "");
+  const since = view.stages?.held?.since;
+  by("w-yours-box").hidden = !since;
+  say(by("w-yours"), yours());
+  say(by("w-where"), where());
+  setTime(by("w-held").querySelector("time"), since);
+}
+
+function drawSteps() {
+  const at = STAGES.indexOf(view.stage);
+  STAGES.forEach((key, index) => {
+    const step = by("w-steps").querySelector(`[data-step="${key}"]`);
+    const state = index < at ? "done" : index > at ? "then" : failed ? "bad" : "now";
+    step.className = state;
+    if (state === "now") step.setAttribute("aria-current", "step"); else step.removeAttribute("aria-current");
+    const name = step.querySelector("b");
+    name.className = { done: "is-ok", bad: "is-bad" }[state] ?? "";
+    if (key === "held") say(name.querySelector("span"), view.request?.gpus === 0 || !view.request ? "Resources held" : "GPUs held");
+    const icon = name.querySelector("svg");
+    icon.toggleAttribute("hidden", state === "then");
+    icon.querySelector("use").setAttribute("href", `#i-${{ done: "check", bad: "fault" }[state] ?? "clock"}`);
+    const progress = key === "image" && state === "now" ? view.image?.progress : null;
+    const bar = step.querySelector(".dc-bar"), percent = Math.round((progress ?? 0) * 100);
+    bar.hidden = progress === null || progress === undefined;
+    bar.style.setProperty("--v", percent);
+    bar.setAttribute("aria-valuenow", percent);
+    say(step.querySelector("[data-note]"), state === "bad" ? "failed here" : note(key, state));
+  });
+}
+
+let logged = -1;
+function drawLog(queued) {
+  const lines = view.log ?? [];
+  by("w-more").hidden = !lines.length;
+  if (lines.length === logged) return;
+  if (logged <= 0 && lines.length) by("w-more").open = !queued;
+  logged = lines.length;
+  by("w-log").replaceChildren(...lines.flatMap((line) => {
+    const at = document.createElement("span"), time = document.createElement("time");
+    at.className = "t";
+    time.dataset.show = "clock";
+    setTime(time, line.at);
+    at.append(time);
+    return [at, `${line.text ?? ""}\n`];
+  }));
+}
+
+/** One quiet line for screen readers, only when the place or the stage changes. */
+function speak(queued) {
+  const place = view.place ? `Place ${view.place} of ${Math.max(view.queue_length ?? 0, view.place)}.` : "In the queue.";
+  const news = failed ? "" : queued ? place : `${DOING[view.stage] ?? "Starting"}.`;
+  if (spoken !== null && spoken !== news) say(by("w-news"), news);
+  spoken = news;
+}
+
+function drawLive(state, at = new Date()) {
+  const [look, icon, word] = {
+    live: ["is-free", "busy", "Live"],
+    away: ["is-wait", "clock", "Not live, as of"],
+    over: ["is-off", "free", "Ended"],
+  }[state];
+  const mark = by("w-live").querySelector(".dc-state"), time = by("w-live").querySelector("time");
+  mark.className = `dc-state ${look}`;
+  mark.querySelector("use").setAttribute("href", `#i-${icon}`);
+  say(mark.querySelector("span"), word);
+  // When the stream is lost, the time of the last event stays: that is how old the page is.
+  if (state !== "away" || !time.textContent) setTime(time, at.toISOString());
+}
+
+function tick() {
+  if (failed) return;
+  const since = view.stages?.queue?.since;
+  say(by("w-waited"), since ? `for ${length(seconds(since))}` : "");
+  drawSteps();
+  if (source?.readyState === EventSource.OPEN) drawLive("live");
+}
+
+/* ---- The stream ---- */
+function connect() {
+  source?.close();
+  source = new EventSource(main.dataset.progress);
+  source.onopen = () => { lostAt = 0; tries = 0; drawLive("live"); };
+  source.onmessage = (event) => take(JSON.parse(event.data));
+  source.onerror = () => { source.close(); lose(); };
+}
+
+function take(event) {
+  if (leaving) return;
+  if (event.ready) {
+    source.close();
+    document.title = "Ready · DCloud";
+    say(by("w-news"), "Ready. It opens now.");
+    location.reload(); // the hub sends this address on to the server, with ?next= kept
+    return;
+  }
+  if (event.failed) {
+    source.close();
+    fail(event);
+    return;
+  }
+  failed = false;
+  view = { ...view, ...event };
+  drawLive("live");
+  draw();
+}
+
+function words(event) {
+  const plain = event.message || new DOMParser().parseFromString(event.html_message ?? "", "text/html").body.textContent;
+  const text = plain.replace(/^Spawn failed:?\s*/, "");
+  if (text === "Spawn cancelled") return "The start was cancelled.";
+  return text || "The platform gave no reason. An administrator finds it in the log of the hub.";
+}
+
+/** Show why it failed. It may still go on: a hub that stops cancels what it was waiting for. */
+async function fail(event) {
+  failed = true;
+  by("w-dialog").close();
+  say(by("w-why"), words(event));
+  drawLive("over");
+  draw();
+  by("w-failed").focus();
+  const until = Date.now() + RESUME_GRACE_MS;
+  while (failed && Date.now() < until) {
+    await sleep(3000);
+    const state = await look();
+    if (state === "spawn") { failed = false; draw(); connect(); return; }
+    if (state === "ready") { location.reload(); return; }
+  }
+}
+
+/** What the hub says about this server: spawn, stop, ready, none, gone, signed-out or away. */
+async function look() {
+  try {
+    const model = await hub("GET", main.dataset.api);
+    return model.ready ? "ready" : model.pending || "none";
+  } catch (error) {
+    if (error.status === 404) return "gone";
+    return error.status === 401 || error.status === 403 ? "signed-out" : "away";
+  }
+}
+
+/** The stream broke: keep the last value, say so, and look again with growing pauses. */
+async function lose() {
+  if (leaving || failed) return;
+  lostAt ||= Date.now();
+  drawLive("away");
+  await sleep(BACK_OFF_MS[Math.min(tries++, BACK_OFF_MS.length - 1)]);
+  if (leaving) return;
+  const state = await look();
+  if (state === "away") { lose(); return; }
+  if (state === "spawn") { connect(); return; }
+  // After a restart the hub takes up what waits by itself, but not in its first second.
+  if (state === "none" && Date.now() - lostAt < RESUME_GRACE_MS) { tries = Math.min(tries, 2); lose(); return; }
+  location.reload();
+}
+
+/* ---- Leaving ---- */
+const dialog = by("w-dialog");
+function ask(change) {
+  const queued = view.stage === "queue", place = view.place ? `place ${view.place}` : "your place";
+  const leave = queued ? "Leave the queue" : "Cancel the start";
+  dialog.dataset.change = change ? "1" : "";
+  say(by("w-ask"), change ? "Change the request?" : `${leave}?`);
+  const lost = queued ? `You give up ${place} in the queue.` : "What is held for you is given back.";
+  say(by("w-lost"), change ? `${lost} A new request starts at the end.` : `${lost} Your files are not touched.`);
+  say(by("w-sure"), change ? `${leave} and change` : leave);
+  by("w-sure").disabled = false;
+  dialog.returnValue = "";
+  dialog.showModal();
+}
+by("w-leave").addEventListener("click", () => ask(false));
+by("w-change").addEventListener("click", () => ask(true));
+by("w-sure").addEventListener("click", async (event) => {
+  event.preventDefault();
+  leaving = true;
+  by("w-sure").disabled = true;
+  say(by("w-sure"), "Leaving…");
+  try {
+    await stopServer(main.dataset.api);
+    location.assign(dialog.dataset.change ? main.dataset.spawn : main.dataset.home);
+  } catch (error) {
+    leaving = false;
+    by("w-sure").disabled = false;
+    say(by("w-sure"), "Try again");
+    say(by("w-lost"), error.message);
+    if (source?.readyState === EventSource.CLOSED) lose();
+  }
+});
+
+localTimes();
+draw();
+tick();
+setInterval(tick, 1000);
+connect();
