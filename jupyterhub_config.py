@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dcloud_spawner.authenticator.select import configure_authenticator
+
 from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import load_settings
 from dcloud_spawner.spawners.select import spawner_class
 
-c: Any = get_config()  # type: ignore[name-defined]  # noqa: F821
+c: Any = get_config()  # type: ignore[name-defined]
 
 settings = load_settings()
 platform = Platform(settings)

@@ -1,17 +1,17 @@
 """The one error tree.
 
-    DCloudError                 only the log gets its text
-    ├── UserError               a user may read it: message, hint, HTTP status
-    │   ├── InvalidChoice       400  a field of a request is wrong; names it and what is allowed
-    │   ├── NotAllowed          403  the thing exists but is not theirs to use
-    │   ├── NotFound            404
-    │   ├── Conflict            409  the request is fine but something is in its way
-    │   ├── TooManyAttempts     429  right or wrong, it is not looked at for a while
-    │   └── Unavailable         503  a part of the platform is away; trying again helps
-    ├── ConfigurationError      an administrator's file or setting is wrong; says where
-    └── EngineError             the engine refused or did not answer
-        ├── EngineUnreachable   no answer: nothing is known, so nothing is freed
-        └── LaunchFailed        the engine answered that the container cannot run
+DCloudError                 only the log gets its text
+├── UserError               a user may read it: message, hint, HTTP status
+│   ├── InvalidChoice       400  a field of a request is wrong; names it and what is allowed
+│   ├── NotAllowed          403  the thing exists but is not theirs to use
+│   ├── NotFound            404
+│   ├── Conflict            409  the request is fine but something is in its way
+│   ├── TooManyAttempts     429  right or wrong, it is not looked at for a while
+│   └── Unavailable         503  a part of the platform is away; trying again helps
+├── ConfigurationError      an administrator's file or setting is wrong; says where
+└── EngineError             the engine refused or did not answer
+    ├── EngineUnreachable   no answer: nothing is known, so nothing is freed
+    └── LaunchFailed        the engine answered that the container cannot run
 """
 
 from __future__ import annotations

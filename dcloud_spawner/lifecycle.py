@@ -26,8 +26,10 @@ from dcloud_spawner.scheduler.schedule import GIB, take_snapshot
 from dcloud_spawner.scheduler.snapshot import Request
 from dcloud_spawner.spec import home_volume
 from dcloud_spawner.store import events, homes, leases, workloads
+from dcloud_spawner.store.homes import Home
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import NOTEBOOK, NewWorkload, Workload
+
 
 @dataclass(frozen=True)
 class Actor:
@@ -61,6 +63,7 @@ def submit(
     )
     with platform.database.transaction() as connection:
         _refuse_impossible(connection, platform, new, now)
+        _refuse_kept_home(homes.of_user(connection, user))
         if workloads.find_open(connection, user, server_name) is not None:
             raise Conflict(
                 "This server already runs or waits.", hint="Stop it or leave the queue first."
@@ -104,8 +107,7 @@ def _refuse_impossible(
 def claim_home(platform: Platform, user: str, actor: Actor) -> str:
     """Name of the user's home volume, noted in the database.
 
-    Raises Conflict when a deleted user of the same name left one: their data must not open to
-    whoever signs up under that name.
+    Raises Conflict when it was left by a deleted user of the same name.
     """
     volume = home_volume(platform.settings.deployment, user)
     now = utc_now()
@@ -125,14 +127,20 @@ def claim_home(platform: Platform, user: str, actor: Actor) -> str:
                     at=now,
                     detail={"volume": volume},
                 )
-    if known is not None and known.user_deleted_at is not None:
+    _refuse_kept_home(known)
+    return known.volume if known is not None else volume
+
+
+def _refuse_kept_home(home: Home | None) -> None:
+    """Raise Conflict when a deleted user left this home: their data must not open to whoever
+    signs up under that name."""
+    if home is not None and home.user_deleted_at is not None:
         raise Conflict(
             "A deleted user of this name left data here.",
-            hint=f"An administrator has to hand it over (dcloud homes adopt {user}) or delete it "
-            f"(dcloud purge-home {user}).",
+            hint=f"An administrator has to hand it over (dcloud homes adopt {home.user}) or "
+            f"delete it (dcloud purge-home {home.user}).",
             code="home_of_deleted_user",
         )
-    return known.volume if known is not None else volume
 
 
 def orphan_home(connection: Connection, user: str, actor: Actor) -> None:
@@ -329,9 +337,7 @@ def finish_stop(platform: Platform, identifier: str) -> bool:
     return released
 
 
-def stop(
-    platform: Platform, identifier: str, reason: str, actor: Actor, detail: str = ""
-) -> None:
+def stop(platform: Platform, identifier: str, reason: str, actor: Actor, detail: str = "") -> None:
     """End a workload whatever its state; returns when nothing of it is held any more."""
     state = begin_stop(platform, identifier, reason, actor, detail)
     if state is State.STOPPING:

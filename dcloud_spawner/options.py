@@ -73,8 +73,8 @@ def validate(
 ) -> Choice:
     """Turn what somebody sent into a choice.
 
-    Missing fields take the profile's defaults. Raises InvalidChoice (400) or, for a profile
-    of another group, NotAllowed (403 in the API's words, shown with the same text).
+    Missing fields take the profile's defaults. Raises InvalidChoice (400), or NotAllowed (403)
+    when no profile at all is open to this person.
     """
     fields = _shape(given)
     profile = _profile(fields.profile, profiles, groups, admin)
@@ -149,7 +149,7 @@ def _profile(
             f"profile: there is no profile {_shown(name)}.", hint=allowed, field="profile"
         )
     if profile not in mine:
-        raise NotAllowed(
+        raise InvalidChoice(
             f"profile: {name!r} is only for the group {' or '.join(profile.groups)}.",
             hint=allowed,
             field="profile",

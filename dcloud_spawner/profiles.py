@@ -77,7 +77,7 @@ class Profile(_Model):
     image: str = Field(min_length=1, max_length=500)
     image_pattern: str | None = None
     """A regular expression for the whole name; when set, the user may name another image."""
-    gpus: GpuChoices = GpuChoices()
+    gpus: GpuChoices = GpuChoices(choices=(0,))
     gpu_models: tuple[str, ...] = ()
     """Models that may be asked for by name; empty means every model there is."""
     memory_gib: AmountChoices
@@ -171,10 +171,9 @@ def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
             for key, value in node.value:
                 if key.value == part:
                     line, found = key.start_mark.line + 1, value
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            if part < len(node.value):
-                found = node.value[part]
-                line = found.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
+            found = node.value[part]
+            line = found.start_mark.line + 1
         if found is None:
             break
         node = found

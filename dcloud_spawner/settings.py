@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(
         30.0, gt=0, description="Period of the comparison of containers with rows."
     )
+    homes_seconds: float = Field(
+        600.0, gt=0, description="Period in which the sizes of homes are measured."
+    )
     inventory_seconds: float = Field(10.0, gt=0, description="Period of the GPU health check.")
     resume_seconds: float = Field(
         1.0, gt=0, description="Period in which waiting requests are taken up after a hub restart."
@@ -175,10 +178,7 @@ class Settings(BaseSettings):
     @property
     def hub_store_url(self) -> str:
         """SQLAlchemy URL of JupyterHub's database."""
-        return (
-            self.hub_database_url
-            or f"sqlite:///{(self.state / 'jupyterhub.sqlite').absolute()}"
-        )
+        return self.hub_database_url or f"sqlite:///{(self.state / 'jupyterhub.sqlite').absolute()}"
 
     @property
     def bind_url(self) -> str:
@@ -197,6 +197,5 @@ def load_settings(**overrides: object) -> Settings:
             for item in error.errors()
         ]
         raise ConfigurationError(
-            f"Settings are wrong (from {config_file()} or DCLOUD_* variables):\n"
-            + "\n".join(lines)
+            f"Settings are wrong (from {config_file()} or DCLOUD_* variables):\n" + "\n".join(lines)
         ) from error

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import docker
 import psutil
 import requests.exceptions
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.utils import kwargs_from_env
 
 from dcloud_spawner.engines.base import (
     LABEL_ACCELERATORS,
@@ -36,6 +39,9 @@ log = logging.getLogger(__name__)
 
 CPU_PERIOD_US = 100_000
 """The kernel's default CFS period, in microseconds."""
+
+REMOVAL_SECONDS = 10.0
+"""How long another process's removal of the same container is waited for."""
 
 LABEL_HOME = "dcloud.home"
 NODE = "local"
@@ -68,8 +74,8 @@ class DockerEngine(Engine):
             try:
                 client = docker.APIClient(
                     version="auto",
-                    timeout=self._settings.engine_timeout_seconds,
-                    **docker.utils.kwargs_from_env(),
+                    timeout=int(self._settings.engine_timeout_seconds),
+                    **kwargs_from_env(),
                 )
             except (DockerException, *_UNANSWERED) as error:
                 raise EngineUnreachable(f"Docker does not answer: {error}") from error
@@ -239,7 +245,7 @@ class DockerEngine(Engine):
 
     def _remove_named(self, client: docker.APIClient, name: str) -> None:
         with contextlib.suppress(NotFound):
-            client.remove_container(name, force=True)
+            self._remove(client, name)
 
     def stop(self, workload_id: str, grace_seconds: int) -> ContainerFacts | None:
         last: ContainerFacts | None = None
@@ -251,11 +257,23 @@ class DockerEngine(Engine):
                     facts = self._facts(client.inspect_container(found.ref))
                     if last is None or (facts.started_at and not last.started_at):
                         last = facts
-                    client.remove_container(found.ref, force=True)
+                    self._remove(client, found.ref)
             left = self.observe(workload_id)
         if left:
             raise EngineError(f"Docker still has {', '.join(found.name for found in left)}.")
         return last
+
+    def _remove(self, client: docker.APIClient, ref: str) -> None:
+        try:
+            client.remove_container(ref, force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:
+                raise
+            # Somebody else is removing it right now: theirs is as good as ours.
+            deadline = time.monotonic() + REMOVAL_SECONDS
+            while time.monotonic() < deadline:
+                client.inspect_container(ref)
+                time.sleep(0.05)
 
     def _end(self, client: docker.APIClient, ref: str, grace_seconds: int) -> None:
         if client.inspect_container(ref)["State"].get("Paused"):
@@ -285,7 +303,7 @@ class DockerEngine(Engine):
     def has_image(self, image: str) -> bool:
         with self._calls() as client:
             try:
-                client.inspect_image(image)
+                client.inspect_image(image)  # type: ignore[no-untyped-call]
             except ImageNotFound:
                 return False
         return True

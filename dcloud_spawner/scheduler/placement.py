@@ -19,9 +19,7 @@ class FreeNode:
 
     def copy(self) -> FreeNode:
         """An independent copy."""
-        return FreeNode(
-            self.name, self.cpu_millicores, self.memory_bytes, dict(self.accelerators)
-        )
+        return FreeNode(self.name, self.cpu_millicores, self.memory_bytes, dict(self.accelerators))
 
     def take(self, request: Request, accelerators: Iterable[str]) -> None:
         """Hand out what a request takes."""

@@ -18,7 +18,7 @@ from dcloud_spawner.spawners.mixin import PlatformSpawner
 class PlatformDockerSpawner(PlatformSpawner, DockerSpawner):
     """DockerSpawner with the platform's admission around it and its container inside."""
 
-    _spec: ContainerSpec
+    container_spec: ContainerSpec
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -50,7 +50,7 @@ class PlatformDockerSpawner(PlatformSpawner, DockerSpawner):
 
     async def launch(self, spec: ContainerSpec) -> str:
         """Let DockerSpawner start a container of this spec."""
-        self._spec = spec
+        self.container_spec = spec
         self.image = spec.image
         self.object_name = spec.name
         try:
@@ -61,7 +61,7 @@ class PlatformDockerSpawner(PlatformSpawner, DockerSpawner):
 
     async def check_allowed(self, image: str) -> str:
         """The image was decided by the profile; DockerSpawner may not decide again."""
-        return self._spec.image
+        return self.container_spec.image
 
     async def pull_image(self, image: str) -> None:
         """Fetch the image if needed, and say so on the waiting page."""
@@ -76,5 +76,7 @@ class PlatformDockerSpawner(PlatformSpawner, DockerSpawner):
         """Create exactly the container of the spec, by the same function as every workload."""
         return await self.docker(
             "create_container",
-            **await self.platform.in_engine_thread(self._engine.create_arguments, self._spec),
+            **await self.platform.in_engine_thread(
+                self._engine.create_arguments, self.container_spec
+            ),
         )

@@ -22,6 +22,7 @@ from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.options import image_of
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import current_actor
+from dcloud_spawner.spawners.instance import announce_hub
 from dcloud_spawner.spawners.pool import PoolWatch
 from dcloud_spawner.spawners.views import SpawnerViews, refuse_missing_image
 from dcloud_spawner.spawners.watch import AdmissionWatch
@@ -51,6 +52,7 @@ class PlatformSpawner(SpawnerViews, Spawner):
         cls.pool = PoolWatch(platform)
         cls.watch = AdmissionWatch(platform)
         cls.launches = asyncio.Semaphore(platform.settings.concurrent_launches)
+        announce_hub(platform.settings)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -110,7 +112,6 @@ class PlatformSpawner(SpawnerViews, Spawner):
         choice = self.validated(self.user_options)
         image = image_of(choice, self.platform.profiles.current()[choice.profile])
         await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
-        await self.platform.in_database_thread(lifecycle.claim_home, self.platform, self.user.name, actor)
         existing = await self._open_workload()
         if existing is not None:
             resumable = (State.QUEUED, State.ADMITTED, State.STARTING)
@@ -150,7 +151,7 @@ class PlatformSpawner(SpawnerViews, Spawner):
             workload, accelerators = begun
             try:
                 async with asyncio.timeout(self.platform.settings.launch_timeout_seconds):
-                    spec = await self._spec(workload, accelerators)
+                    spec = await self._build_spec(workload, accelerators)
                     # Shielded: a cancelled start must not lose sight of a container that the
                     # engine is just making.
                     self._launching = asyncio.ensure_future(self.launch(spec))
@@ -168,7 +169,7 @@ class PlatformSpawner(SpawnerViews, Spawner):
             raise Conflict("This start was cancelled.", code="cancelled")
         return url
 
-    async def _spec(self, workload: Workload, accelerators: tuple[str, ...]) -> ContainerSpec:
+    async def _build_spec(self, workload: Workload, accelerators: tuple[str, ...]) -> ContainerSpec:
         volume = await self.platform.in_database_thread(
             lifecycle.claim_home, self.platform, self.user.name, Actor("spawner")
         )

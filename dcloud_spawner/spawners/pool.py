@@ -86,9 +86,7 @@ def availability(state: PoolState, *, simulated: bool, engine: str) -> Availabil
                 memory_bytes=max(row.memory_bytes for row in rows),
                 total=len(rows),
                 free=sum(per_node),
-                unhealthy=sum(
-                    not state.snapshot.accelerators[row.uuid].offered for row in rows
-                ),
+                unhealthy=sum(not state.snapshot.accelerators[row.uuid].offered for row in rows),
                 largest_free_on_one_node=max(per_node, default=0),
                 largest_on_one_node=max(totals, default=0),
             )

@@ -14,7 +14,7 @@ class PlatformSandboxSpawner(PlatformSpawner):
         self.ip = "127.0.0.1"
         self.port = 0
         # Nothing of the hub's own environment may reach a user.
-        self.env_keep = []
+        self.env_keep: list[str] = []
 
     async def launch(self, spec: ContainerSpec) -> str:
         """Start a sandbox of this spec."""

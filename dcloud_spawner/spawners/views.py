@@ -51,6 +51,8 @@ class SpawnerViews(Spawner):
     fetching_image: str = ""
     """What is being fetched now, in words; empty when nothing is."""
 
+    _entered: Mapping[str, object] | None = None
+
     # -- the form ------------------------------------------------------------------------------
 
     async def render_options_form(self) -> str:
@@ -90,7 +92,7 @@ class SpawnerViews(Spawner):
             ),
             server=self.name,
             last_choice=last,
-            entered=getattr(self, "_entered", None),
+            entered=self._entered,
             named_servers=True,
             active_servers=tuple(
                 name for name, spawner in self.user.spawners.items() if spawner.active
@@ -160,9 +162,7 @@ class SpawnerViews(Spawner):
             "reasons": list(workload.reasons),
             "latest_start": _iso(workload.latest_start_at),
             "request": self._request(workload),
-            "gpus": [
-                {"uuid": row.uuid, "model": row.model, "index": row.index} for row in gpus
-            ],
+            "gpus": [{"uuid": row.uuid, "model": row.model, "index": row.index} for row in gpus],
             "node": workload.node,
             "log": [
                 {"at": _iso(line.at), "text": _SAID.get(line.action, line.action)} for line in log
@@ -214,9 +214,7 @@ class SpawnerViews(Spawner):
         if workload is None or workload.state in (State.RUNNING, State.STOPPING):
             return None
         state = self.pool.state
-        return self._event(
-            workload, len(state.snapshot.queue), state.held.get(workload.id, ()), ()
-        )
+        return self._event(workload, len(state.snapshot.queue), state.held.get(workload.id, ()), ())
 
     def holding_view(self) -> dict[str, Any] | None:
         """What this server holds, None when it holds nothing."""

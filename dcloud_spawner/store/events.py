@@ -72,9 +72,7 @@ def append(
         "detail": json.loads(json.dumps(detail or {})),
     }
     connection.execute(
-        events.insert().values(
-            **row, previous_hash=previous_hash, hash=_digest(previous_hash, row)
-        )
+        events.insert().values(**row, previous_hash=previous_hash, hash=_digest(previous_hash, row))
     )
     return sequence
 

@@ -52,9 +52,7 @@ def mark_user_deleted(connection: Connection, user: str, at: datetime | None) ->
 def set_size(connection: Connection, volume: str, size_bytes: int, at: datetime) -> None:
     """Write the measured size of a home."""
     connection.execute(
-        update(homes)
-        .where(homes.c.volume == volume)
-        .values(size_bytes=size_bytes, measured_at=at)
+        update(homes).where(homes.c.volume == volume).values(size_bytes=size_bytes, measured_at=at)
     )
 
 
