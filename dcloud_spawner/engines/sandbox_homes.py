@@ -1,0 +1,85 @@
+"""Users' homes of the sandbox engine: folders under STATE/homes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from dcloud_spawner.engines.base import Mount
+from dcloud_spawner.engines.sandbox_command import HOME, UID
+from dcloud_spawner.errors import EngineError, LaunchFailed
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+
+
+class SandboxHomes:
+    """One folder a home, mode 0700, owned by uid 1000 (by us when we are not root)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, home: str) -> Path:
+        """Where a home is, there or not."""
+        if not _NAME.fullmatch(home):
+            raise EngineError(f"{home!r} is no name for a home")
+        return self.root / home
+
+    def ensure(self, home: str) -> Mount:
+        """Make a home if it is missing."""
+        path = self.path(home)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        self.give(path)
+        return Mount(source=str(path), target=HOME)
+
+    def give(self, path: Path) -> None:
+        """Make a folder the sandboxed user's own."""
+        if os.geteuid() == 0:
+            os.chown(path, UID, UID)
+
+    def sizes(self, timeout_seconds: float) -> Mapping[str, int]:
+        """Bytes on disk of every home; -1 for all when counting takes too long."""
+        if not self.root.is_dir():
+            return {}
+        names = sorted(path.name for path in self.root.iterdir() if _NAME.fullmatch(path.name))
+        if not names:
+            return {}
+        command = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", *names]
+        try:
+            done = subprocess.run(
+                command, cwd=self.root, capture_output=True, text=True, timeout=timeout_seconds
+            )
+        except subprocess.TimeoutExpired:
+            return dict.fromkeys(names, -1)
+        counted = (line.split("\t", 1) for line in done.stdout.splitlines())
+        return dict.fromkeys(names, -1) | {name: int(size) for size, name in counted}
+
+    def purge(self, home: str) -> None:
+        """Delete a home for good; already gone is success."""
+        path = self.path(home)
+        if path.exists():
+            shutil.rmtree(path)
+
+    def checked(self, mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        """The mounts, with homes named instead of placed put in their place.
+
+        A mount below a writable one is refused: bubblewrap would follow, as root, whatever link
+        the user put there.
+        """
+        placed: list[Mount] = []
+        for mount in mounts:
+            source = Path(mount.source)
+            if not source.is_absolute():
+                source = self.path(mount.source)
+            if not source.exists():
+                raise LaunchFailed(f"{mount.source} is not on this host")
+            above = PurePosixPath(mount.target).parents
+            for other in placed:
+                if not other.read_only and PurePosixPath(other.target) in above:
+                    raise LaunchFailed(f"{mount.target} lies below {other.target}")
+            placed.append(Mount(str(source), mount.target, mount.read_only))
+        return tuple(placed)
