@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.scopes import needs_scope
 from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
-from dcloud_spawner.form.view import STATIC, SpawnFormView, live_data
-
-LiveView = Callable[[Any], Awaitable[SpawnFormView]]
-"""Makes the start page's view for a user (the hub's own user object)."""
+from dcloud_spawner.form.view import STATIC
 
 
 class StaticFiles(web.StaticFileHandler):
@@ -26,17 +21,20 @@ class StaticFiles(web.StaticFileHandler):
 
 
 class LiveHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
-    """What is free now and which images are ready, for the start page of who asks."""
+    """What is free now and which images are ready, for the start page of one user."""
 
-    def initialize(self, view: LiveView) -> None:
-        """Take the function that makes the view."""
-        self._view = view
-
-    async def get(self) -> None:
+    async def get(self, user_name: str) -> None:
         """Answer with ``live_data``; 403 without a session, never a redirect to a page."""
         if self.current_user is None:
             raise web.HTTPError(403)
-        data = live_data(await self._view(self.current_user))
+        await self._answer(user_name=user_name)
+
+    @needs_scope("servers")
+    async def _answer(self, user_name: str) -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404)
+        data = await user.spawner.live_form()
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(data))
@@ -53,16 +51,13 @@ class StartHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
         self.redirect(url_path_join(self.hub.base_url, "spawn", user, name))
 
 
-def static_handlers() -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
-    """Routes of the static files, for ``c.JupyterHub.extra_handlers``."""
-    return [(r"/dcloud/static/(.*)", StaticFiles, {"path": str(STATIC)})]
+def form_handlers() -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
+    """Every route of the pages, for ``c.JupyterHub.extra_handlers``.
 
-
-def live_handlers(
-    view: LiveView,
-) -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
-    """Routes of the start page's live figures and of a new server's name, for the same."""
+    The spawner class has to have ``live_form()``, which makes the start page's ``live_data``.
+    """
     return [
-        (r"/dcloud/live", LiveHandler, {"view": view}),
+        (r"/dcloud/static/(.*)", StaticFiles, {"path": str(STATIC)}),
+        (r"/dcloud/live/([^/]+)", LiveHandler, {}),
         (r"/dcloud/start", StartHandler, {}),
     ]

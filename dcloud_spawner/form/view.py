@@ -13,22 +13,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dcloud_spawner.form.availability import Availability
 from dcloud_spawner.form.panels import Panel, live_panel, panel
 from dcloud_spawner.form.servers import PageWords
+from dcloud_spawner.images import ImageStatus
 from dcloud_spawner.profiles import Profile
 
 TEMPLATES = Path(__file__).parent / "templates"
 """For ``c.JupyterHub.template_paths``."""
 
 STATIC = Path(__file__).parent / "static"
-
-
-@dataclass(frozen=True)
-class ImageStatus:
-    """Whether a profile's image can be started from."""
-
-    state: Literal["ready", "preparing", "missing", "failed"] = "ready"
-    progress: float = 0.0
-    """0 to 1, while it is being prepared."""
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +150,11 @@ def verdict_words(pool: Availability) -> dict[str, dict[str, str]]:
             "text": "It starts by itself when they are free.",
             "button": "Join the queue",
         },
-        "image": {"title": "Waits for the image", "text": "", "button": "Start server"},
+        "image": {
+            "title": "The image is being prepared",
+            "text": "You can start as soon as it is ready. This page says when.",
+            "button": "Start server",
+        },
         "no": {"title": "Not possible", "text": "", "button": "Start server"},
     }
 

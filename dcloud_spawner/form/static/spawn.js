@@ -79,8 +79,8 @@ function verdict(panel, offer) {
   const worst = ["no", "waits"].find((state) => fits.some((fit) => fit.state === state)) ?? "now";
   const state = worst === "now" && offer.preparing ? "image" : worst;
   const reasons = fits.filter((fit) => fit.state === worst).map((fit) => fit.reason);
-  const text = state === "image" ? offer.preparing : [...reasons, live.words[state].text].join(" ").trim();
-  return { state, text, ...live.words[state], said: text };
+  const text = [...(state === "image" ? [] : reasons), live.words[state].text].join(" ").trim();
+  return { ...live.words[state], state, text };
 }
 
 function drawRail() {
@@ -94,7 +94,7 @@ function drawRail() {
   say(by("o-gpus"), gpus === 0 ? "none" : anyModel ? `${gpus}, any model` : `${gpus} × ${kind.label}`);
   say(by("o-memory"), `${checked(panel, "memory_gib")} GiB`);
   say(by("o-cpus"), `${checked(panel, "cpus")} ${checked(panel, "cpus") === "1" ? "core" : "cores"}`);
-  const { state, title, said, button } = verdict(panel, offer);
+  const { state, title, text, button } = verdict(panel, offer);
   const stops = new Date(Date.now() + Number(hours.value) * 3600e3);
   const known = state === "now" && hours.value && hours.validity.valid;
   say(by("o-stops"), known ? `${hour(stops)} at the latest` : `${hours.value} h after it starts`);
@@ -102,10 +102,10 @@ function drawRail() {
   note.className = `dc-note dc-js ${tone}`;
   note.querySelector("use").setAttribute("href", `#i-${icon}`);
   say(note.querySelector("b"), title);
-  say(note.querySelector("div"), said);
+  say(note.querySelector("div"), text);
   if (form.dataset.busy) return;
   say(by("o-go"), button);
-  by("o-go").disabled = state === "no" || nameTaken();
+  by("o-go").disabled = state === "no" || state === "image" || nameTaken();
 }
 
 function drawCards() {
@@ -158,7 +158,11 @@ function draw({ speak = false } = {}) {
 
 /* ---- Server name: decides where the form goes ---- */
 const serverName = by("server-name");
-const query = new URL(form.action, location.href).search;
+const { pathname, search: query } = new URL(form.action, location.href);
+if (serverName && !serverName.value && pathname.startsWith(`${form.dataset.spawn}/`)) {
+  // A refused form is drawn by the default server's spawner, whichever it was for.
+  serverName.value = decodeURIComponent(pathname.slice(form.dataset.spawn.length + 1));
+}
 
 function nameTaken() {
   if (!serverName) return false;
