@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.scopes import needs_scope
 from jupyterhub.utils import url_escape_path, url_path_join
@@ -29,7 +30,7 @@ class LiveHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
             raise web.HTTPError(403)
         await self._answer(user_name=user_name)
 
-    @needs_scope("servers")
+    @needs_scope("servers")  # type: ignore[untyped-decorator]
     async def _answer(self, user_name: str) -> None:
         user = self.find_user(user_name)
         if user is None:

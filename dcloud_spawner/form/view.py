@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dcloud_spawner.form.availability import Availability
 from dcloud_spawner.form.panels import Panel, live_panel, panel
 from dcloud_spawner.form.servers import PageWords
-from dcloud_spawner.images import ImageStatus
 from dcloud_spawner.profiles import Profile
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -23,11 +21,21 @@ STATIC = Path(__file__).parent / "static"
 
 
 @dataclass(frozen=True)
+class ImageStatus:
+    """Whether a profile's image can be started from."""
+
+    state: Literal[ready, preparing, missing, failed] = "ready"
+    progress: float = 0.0
+    """0 to 1, while it is being prepared."""
+    message: str = ""
+
+
+@dataclass(frozen=True)
 class Offer:
     """One profile as it is shown to one user."""
 
     profile: Profile
-    image: ImageStatus = field(default_factory=ImageStatus)
+    image: ImageStatus
     blocked: str = ""
     """Why this user may not choose it; empty when they may."""
 
