@@ -1,0 +1,395 @@
+"""Preparing the images that profiles name, and saying how far that is.
+
+A program of its own prepares them (``python -m dcloud_spawner.images``), so that the hub is up
+before they are. How far each one is stands in ``STATE/images/NAME.json``, replaced whole at every
+step; the hub and the pages read it with :meth:`ImageStore.status`, which asks no engine.
+One builder works at a time, held apart by a file lock that ends with its process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TextIO
+
+import docker
+import requests.exceptions
+from docker.errors import APIError, DockerException, ImageNotFound
+from docker.utils import kwargs_from_env
+
+from dcloud_spawner.errors import ConfigurationError, EngineError, EngineUnreachable
+from dcloud_spawner.image_base import ensure_image
+from dcloud_spawner.image_recipes import LABEL_RECIPE, Recipe, chain, load_recipes, recipe_name
+from dcloud_spawner.profiles import load_profiles
+from dcloud_spawner.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 3600
+"""How long a build step may say nothing: unpacking some GB of wheels is silent for minutes."""
+
+_PROXY_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
+_UNANSWERED = (requests.exceptions.ConnectionError, requests.exceptions.Timeout)
+_STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+
+
+class ImageState(StrEnum):
+    """How far an image is."""
+
+    MISSING = "missing"
+    PREPARING = "preparing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ImageStatus:
+    """What is known of one image of ours."""
+
+    image: str
+    state: ImageState = ImageState.MISSING
+    progress: float = 0.0
+    """From 0 to 1, over the image and all it stands on."""
+    step: str = ""
+    """The line of the Dockerfile that runs now, or ran last."""
+    message: str = ""
+    """One sentence for users; for a failure the reason with the last lines of the build."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    log: str = ""
+    """Path of the build's log."""
+
+
+OnProgress = Callable[[ImageStatus], None]
+
+
+class BuildFailed(EngineError):
+    """An image could not be built; the text has the reason and the build's last lines."""
+
+
+class ImageStore:
+    """The images of one deployment. Reading a status is cheap; preparing blocks for minutes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = settings.state / "images"
+
+    def recipes(self) -> Mapping[str, Recipe]:
+        """All recipes by name; raises ConfigurationError."""
+        return load_recipes(self._settings.images_dir)
+
+    def status(self, image: str) -> ImageStatus | None:
+        """How far an image is by its last builder's own word; asks no engine.
+
+        None for an image that no recipe makes: whether it is there only the engine knows.
+        """
+        name = recipe_name(image)
+        if not name or not (self._settings.images_dir / name / "Dockerfile").is_file():
+            return None
+        found = self._read(name)
+        if found.state == "preparing" and not self._builder_is_alive():
+            message = "The preparation was interrupted; the next `dcloud up` goes on with it."
+            return replace(found, state=ImageState.FAILED, message=message)
+        return found
+
+    def prepare(
+        self, image: str, on_progress: OnProgress | None = None, *, force: bool = False
+    ) -> ImageStatus:
+        """Build what is missing or out of date of a recipe's image and of all it stands on.
+
+        Waits while another builder works. ``force`` builds its own layers afresh. A failure is
+        not raised but returned and kept, with its reason; calling again tries again. Raises
+        ConfigurationError for an unknown recipe, EngineUnreachable when Docker does not answer.
+        """
+        recipes = self.recipes()
+        name = recipe_name(image) or image
+        if name not in recipes:
+            known = ", ".join(recipes) or "none"
+            raise ConfigurationError(f"There is no image recipe {name!r}; there are: {known}.")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._settings.logs_dir.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            work = _Preparation(self, chain(recipes, name), on_progress)
+            return work.run(_client(), force=force)
+
+    def log_path(self, name: str) -> Path:
+        """Where the build of a recipe writes."""
+        return self._settings.logs_dir / f"image-{name}.log"
+
+    def write(self, name: str, status: ImageStatus) -> None:
+        """Replace the status of a recipe's image; a reader sees the old one or the new one."""
+        path = self._folder / f"{name}.json"
+        fresh = path.with_suffix(f".{os.getpid()}.new")
+        fresh.write_text(json.dumps(asdict(status), default=_iso, indent=1), encoding="utf-8")
+        os.replace(fresh, path)
+
+    def _read(self, name: str) -> ImageStatus:
+        image = f"dcloud/{name}:latest"
+        try:
+            data = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
+            for key in ("started_at", "finished_at"):
+                data[key] = datetime.fromisoformat(data[key]) if data[key] else None
+            return ImageStatus(**{**data, "state": ImageState(data["state"])})
+        except FileNotFoundError:
+            return ImageStatus(image, message="The image has not been prepared yet.")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            return ImageStatus(image, message=f"The image's status cannot be read: {error}")
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        with (self._folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _builder_is_alive(self) -> bool:
+        try:
+            with (self._folder / "lock").open("r") as file:
+                # Shared, so that two readers do not take each other for a builder.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
+
+
+class _Preparation:
+    """One run over a chain of recipes, the wanted one last."""
+
+    def __init__(
+        self, store: ImageStore, recipes: Sequence[Recipe], on_progress: OnProgress | None
+    ) -> None:
+        self._store = store
+        self._recipes = recipes
+        self._on_progress = on_progress
+        self._log: TextIO | None = None
+        self._last: deque[str] = deque(maxlen=15)
+        self._status = {
+            recipe.name: ImageStatus(
+                recipe.tag,
+                ImageState.PREPARING,
+                started_at=datetime.now(UTC),
+                log=str(store.log_path(recipe.name)),
+            )
+            for recipe in recipes
+        }
+
+    def run(self, client: docker.APIClient, *, force: bool) -> ImageStatus:
+        stale = [recipe for recipe in self._recipes if not _is_current(client, recipe)]
+        wanted = self._recipes[-1]
+        if force and wanted not in stale:
+            stale.append(wanted)
+        for recipe in self._recipes:
+            if recipe not in stale:
+                self._ready(recipe)
+        for recipe in stale:
+            self._show(recipe, message="Waits for its turn.")
+        for number, recipe in enumerate(stale):
+            try:
+                self._build(client, recipe, stale[number:], no_cache=force and recipe is wanted)
+            except _UNANSWERED as error:
+                self._fail(stale[number:], f"Docker does not answer: {error}")
+                break
+            except (EngineError, DockerException, OSError) as error:
+                self._fail(stale[number:], str(getattr(error, "explanation", None) or error))
+                break
+            self._ready(recipe)
+        if stale:
+            _prune(client)
+        return self._status[wanted.name]
+
+    def _build(
+        self, client: docker.APIClient, recipe: Recipe, rest: Sequence[Recipe], *, no_cache: bool
+    ) -> None:
+        self._last.clear()
+        with self._store.log_path(recipe.name).open("w", encoding="utf-8") as self._log:
+            if not recipe_name(recipe.base):
+                ensure_image(client, recipe.base, lambda text: self._say(recipe, text))
+            stream = client.build(
+                fileobj=io.BytesIO(recipe.context()),
+                custom_context=True,
+                tag=recipe.tag,
+                rm=True,
+                forcerm=True,
+                decode=True,
+                nocache=no_cache,
+                buildargs=_build_arguments(),
+                labels={LABEL_RECIPE: recipe.digest},
+            )
+            for event in stream:
+                self._event(recipe, rest, event)
+
+    def _event(self, recipe: Recipe, rest: Sequence[Recipe], event: Mapping[str, Any]) -> None:
+        assert self._log is not None
+        text = str(event.get("stream") or event.get("status") or event.get("error") or "")
+        if text.strip():
+            self._log.write(text if text.endswith("\n") else text + "\n")
+            self._log.flush()
+            self._last.extend(line for line in text.strip().splitlines() if line.strip())
+        if "error" in event:
+            raise BuildFailed(f"{event['error']}\n" + "\n".join(self._last))
+        step = _STEP.match(text)
+        if step is None:
+            return
+        number, of, line = int(step[1]), int(step[2]), step[3].strip()
+        done = sum(recipe.steps[: number - 1])
+        for waiting in rest:
+            # What waits for this one is as far as this one brings it.
+            above = list(rest[: rest.index(waiting) + 1])
+            total = sum(sum(each.steps) for each in above)
+            self._show(
+                waiting,
+                progress=round(min(done / total, 0.99), 3),
+                step=line[:200],
+                message=f"Preparing {recipe.tag.removesuffix(':latest')}, step {number} of {of}.",
+            )
+
+    def _say(self, recipe: Recipe, text: str) -> None:
+        assert self._log is not None
+        self._log.write(text + "\n")
+        self._log.flush()
+        self._show(recipe, message=text + ".")
+
+    def _ready(self, recipe: Recipe) -> None:
+        self._show(
+            recipe,
+            state=ImageState.READY,
+            progress=1.0,
+            message="",
+            finished_at=datetime.now(UTC),
+        )
+
+    def _fail(self, recipes: Sequence[Recipe], reason: str) -> None:
+        for recipe in recipes:
+            at = "" if recipe is recipes[0] else f"{recipes[0].tag} could not be built: "
+            self._show(
+                recipe,
+                state=ImageState.FAILED,
+                message=at + reason,
+                finished_at=datetime.now(UTC),
+            )
+
+    def _show(self, recipe: Recipe, **changes: Any) -> None:
+        status = replace(self._status[recipe.name], **changes)
+        self._status[recipe.name] = status
+        self._store.write(recipe.name, status)
+        if self._on_progress is not None:
+            self._on_progress(status)
+
+
+def _client() -> docker.APIClient:
+    try:
+        client = docker.APIClient(version="auto", timeout=SILENCE_SECONDS, **kwargs_from_env())
+        client.ping()
+    except (DockerException, *_UNANSWERED) as error:
+        raise EngineUnreachable(f"Docker does not answer: {error}") from error
+    return client
+
+
+def _is_current(client: docker.APIClient, recipe: Recipe) -> bool:
+    try:
+        found = client.inspect_image(recipe.tag)  # type: ignore[no-untyped-call]
+    except ImageNotFound:
+        return False
+    labels = found["Config"].get("Labels") or {}
+    return bool(labels.get(LABEL_RECIPE) == recipe.digest)
+
+
+def _prune(client: docker.APIClient) -> None:
+    """Remove our images that lost their tag to a newer one and that no container uses."""
+    with contextlib.suppress(APIError):
+        client.prune_images(  # type: ignore[no-untyped-call]
+            filters={"dangling": True, "label": [LABEL_RECIPE]}
+        )
+
+
+def _build_arguments() -> dict[str, str]:
+    """What a build needs to reach its packages. Docker keeps proxies out of an image's history."""
+    found = {name: os.environ[name] for name in _PROXY_VARIABLES if name in os.environ}
+    index = os.environ.get("PIP_INDEX_URL", "")
+    # Other arguments do stay in the history, so an address with credentials in it must not.
+    if index and "@" not in index:
+        found["PIP_INDEX_URL"] = index
+    return found
+
+
+def _iso(value: object) -> str:
+    assert isinstance(value, datetime)
+    return value.isoformat()
+
+
+def wanted_images(settings: Settings) -> tuple[str, ...]:
+    """Recipes that the profiles name, in their order; all of them while profiles are broken."""
+    recipes = load_recipes(settings.images_dir)
+    try:
+        named = {recipe_name(each.image) for each in load_profiles(settings.profiles_dir).values()}
+    except ConfigurationError as error:
+        log.warning("Preparing every image, for the profiles cannot be read: %s", error)
+        return tuple(recipes)
+    return tuple(name for name in recipes if name in named)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare images one after the other; the exit status is 1 when one failed."""
+    parser = argparse.ArgumentParser(prog="python -m dcloud_spawner.images", description=__doc__)
+    parser.add_argument("names", nargs="*", help="recipes; those that the profiles name if none")
+    parser.add_argument("--force", action="store_true", help="build afresh what is up to date too")
+    options = parser.parse_args(arguments)
+    settings = load_settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    store = ImageStore(settings)
+    if settings.engine == "sandbox":
+        log.info("The sandbox engine uses no images.")
+        return 0
+    failed = False
+    for name in options.names or wanted_images(settings):
+        try:
+            status = store.prepare(name, _logger(), force=options.force)
+        except EngineUnreachable as error:
+            log.warning("%s", error)
+            return 1 if settings.engine == "docker" else 0
+        failed = failed or status.state is ImageState.FAILED
+    return int(failed)
+
+
+def _logger() -> OnProgress:
+    """Logs a change of state, a failure's reason and each new step once."""
+    seen: dict[str, tuple[str, str]] = {}
+
+    def report(status: ImageStatus) -> None:
+        now = (status.state, status.message)
+        if seen.get(status.image) != now:
+            seen[status.image] = now
+            level = logging.ERROR if status.state is ImageState.FAILED else logging.INFO
+            log.log(
+                level, "%s %s %.0f %% %s", status.image, status.state, status.progress * 100, now[1]
+            )
+
+    return report
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ConfigurationError as problem:
+        sys.exit(str(problem))
