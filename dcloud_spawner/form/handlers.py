@@ -21,7 +21,7 @@ class StaticFiles(web.StaticFileHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
 
 
-class LiveHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
+class LiveHandler(BaseHandler):
     """What is free now and which images are ready, for the start page of one user."""
 
     async def get(self, user_name: str) -> None:
@@ -41,7 +41,7 @@ class LiveHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
         self.finish(json.dumps(data))
 
 
-class StartHandler(BaseHandler):  # type: ignore[misc]  # the hub has no types
+class StartHandler(BaseHandler):
     """From the name in a plain form to the start page of that server; changes nothing."""
 
     @web.authenticated

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -24,7 +25,7 @@ STATIC = Path(__file__).parent / "static"
 class ImageStatus:
     """Whether a profile's image can be started from."""
 
-    state: Literal[ready, preparing, missing, failed] = "ready"
+    state: Literal["ready", "preparing", "missing", "failed"] = "ready"
     progress: float = 0.0
     """0 to 1, while it is being prepared."""
     message: str = ""
@@ -35,7 +36,7 @@ class Offer:
     """One profile as it is shown to one user."""
 
     profile: Profile
-    image: ImageStatus
+    image: ImageStatus = field(default_factory=ImageStatus)
     blocked: str = ""
     """Why this user may not choose it; empty when they may."""
 
