@@ -131,13 +131,6 @@ class Attempts:
             )
         return login
 
-    def note_failure(self, address: str) -> None:
-        """Slow an address down for a wrong one-time link."""
-        now = self._clock()
-        with self._database.transaction() as connection:
-            counted = _counted(connection, address_key(address), now, self._window)
-            logins.set_failures(connection, replace(counted, failures=counted.failures + 1))
-
 
 def give_back(connection: Connection, address: str, now: datetime, window: timedelta) -> None:
     """A password was right after all: it must not slow its address down."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlencode
 
+from dcloud_spawner.settings import Settings
+
 TOKEN_BYTES = 32
 
 
@@ -28,6 +30,11 @@ class OneTimeLink:
         """Address of the page, with name and token in the fragment. ``base_url`` is the hub's."""
         fragment = urlencode({"name": self.name, "token": self.token})
         return f"{base_url.rstrip('/')}/reset#{fragment}"
+
+
+def hub_url(settings: Settings) -> str:
+    """The hub's pages as users reach them."""
+    return f"{settings.bind_url.rstrip('/')}/hub"
 
 
 def new_token() -> str:
