@@ -143,7 +143,7 @@ def admin_link(name: str) -> None:
     settings = deployments.open_deployment().settings
     link = way_in(settings, name, again=True)
     if link is not None:
-        click.echo(link.url(f"{settings.bind_url.rstrip('/')}/hub"))
+        click.echo(link)
 
 
 def _json(value: object) -> str:

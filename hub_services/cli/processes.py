@@ -41,18 +41,18 @@ class Program:
     once: bool = False
     """Runs to its end and is not started again."""
     stop_seconds: int = 30
+    steady_seconds: int = 1
+    """Alive for so long, it counts as running and no longer as starting."""
 
 
 def _proxy(deployment: Deployment) -> list[str]:
     settings = deployment.settings
-    hub = f"http://{loopback(settings.host)}:{settings.hub_port}"
     return [
         *proxy_command(deployment.cache),
         f"--ip={settings.host}",
         f"--port={settings.port}",
         "--api-ip=127.0.0.1",
         f"--api-port={settings.proxy_api_port}",
-        f"--default-target={hub}",
         f"--error-path={CHECKOUT / 'deploy' / 'errors'}",
         "--log-level=warn",
     ]
@@ -88,8 +88,17 @@ PROGRAMS = (
         },
         "-m jupyterhub -f",
         20,
+        steady_seconds=5,
     ),
-    Program("controller", _controller, {}, "hub_services.controller", 30, stop_seconds=15),
+    Program(
+        "controller",
+        _controller,
+        {},
+        "hub_services.controller",
+        30,
+        stop_seconds=15,
+        steady_seconds=3,
+    ),
     Program("images", _images, {}, "dcloud_spawner.images", 40, once=True, stop_seconds=5),
 )
 
@@ -159,7 +168,7 @@ def _section(deployment: Deployment, each: Program, digest: str) -> dict[str, ob
         "priority": each.priority,
         "autostart": "true",
         "autorestart": "false" if each.once else "true",
-        "startsecs": 0 if each.once else 1,
+        "startsecs": 0 if each.once else each.steady_seconds,
         # Each retry waits a second longer: a database that is away for an hour is waited for.
         "startretries": 100,
         "stopsignal": "TERM",

@@ -22,6 +22,8 @@ from hub_services.cli.supervision import Supervisor
 from hub_services.cli.up import LONG_RUNNING, hub_answers
 
 GIB = 2**30
+UUID_LETTERS = 12
+"""Enough to tell GPUs apart in a table; ``--json`` has the whole."""
 
 
 @dataclass(frozen=True)
@@ -216,11 +218,11 @@ def _show_gpus(console: Console, status: Status) -> None:
         table.add_row(
             gpu.node,
             str(gpu.index),
-            gpu.model,
+            gpu.model.removeprefix("NVIDIA "),
             f"{gpu.memory_bytes / GIB:.0f} GiB",
             health,
             gpu.server or ("free" if ok else ""),
-            gpu.uuid,
+            gpu.uuid[:UUID_LETTERS],
         )
     console.print(table, "")
 
@@ -254,10 +256,13 @@ def _server_table(status: Status) -> Table:
     return table
 
 
+_NEVER_FOLDED = {"UUID", "place", "#", "memory", "state", "GPUs"}
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in {"UUID", "place", "#"})
+        table.add_column(column, overflow="fold", no_wrap=column in _NEVER_FOLDED)
     return table
 
 

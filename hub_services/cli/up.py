@@ -31,7 +31,7 @@ from hub_services.cli.processes import loopback
 from hub_services.cli.secrets import ensure_secrets
 from hub_services.cli.simulated import simulated_variables
 from hub_services.cli.supervision import ProgramState, Supervisor
-from hub_services.cli.way_in import way_in
+from hub_services.cli.way_in import first_admin, way_in
 
 READY_SECONDS = 90.0
 TRIES = 3
@@ -165,7 +165,9 @@ def hub_answers(deployment: Deployment) -> bool:
     settings = deployment.settings
     try:
         answer = httpx.get(
-            f"http://{loopback(settings.host)}:{settings.port}/hub/health", timeout=5
+            f"http://{loopback(settings.host)}:{settings.port}/hub/health",
+            timeout=5,
+            trust_env=False,
         )
     except httpx.HTTPError:
         return False
@@ -202,21 +204,17 @@ def tail(path: Path, lines: int = 15) -> str:
 def _greet(console: Console, deployment: Deployment) -> None:
     settings = deployment.settings
     console.print(f"\n[bold]DCloud is up: {settings.bind_url}[/bold]", highlight=False)
-    engine = settings.engine
-    if engine == "sandbox":
-        engine += ", a weaker isolation than containers"
-    console.print(f"  engine: {engine}", highlight=False)
+    weaker = ", a weaker isolation than containers" if settings.engine == "sandbox" else ""
+    console.print(f"  engine: {settings.engine}{weaker}", highlight=False)
     if deployment.simulated_gpus:
         console.print(f"  GPUs: {deployment.simulated_gpus}, simulated", highlight=False)
     link = way_in(settings)
     if link is not None:
         console.print(
-            f"\nThe first administrator, {link.name}, sets a password here "
-            f"(once, until {link.expires_at.astimezone():%a %H:%M}):",
+            f"\nThe first administrator, {first_admin(settings)}, sets a password here "
+            f"(once, within {settings.reset_link_hours:g} hours):",
             highlight=False,
         )
         # Not wrapped: it has to stay one address when it is copied.
-        console.print(
-            link.url(f"{settings.bind_url.rstrip('/')}/hub"), soft_wrap=True, markup=False
-        )
+        console.print(link, soft_wrap=True, markup=False)
     console.print("  next: dcloud status, dcloud doctor, dcloud down", highlight=False, style="dim")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dcloud_spawner.authenticator.accounts import Accounts
-from dcloud_spawner.authenticator.links import OneTimeLink
-from dcloud_spawner.authenticator.who import Who
+from dcloud_spawner.authenticator.bootstrap import bootstrap_admin_link
 from dcloud_spawner.errors import Conflict
-from dcloud_spawner.platform import utc_now
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store.database import Database
-from hub_services.cli.servers import cli_actor
 
 
-def way_in(settings: Settings, name: str = "", *, again: bool = False) -> OneTimeLink | None:
-    """A link at which an administrator sets a password; an older one ends.
+def first_admin(settings: Settings) -> str:
+    """Who gets the way in: the first of ``admins``, else ``admin``."""
+    return next(iter(settings.admins), "admin")
 
-    None when somebody got in already, unless ``again``. ``name`` is by default the first of
-    ``admins``, else ``admin``. Raises Conflict when accounts are an identity provider's.
+
+def way_in(settings: Settings, name: str = "", *, again: bool = False) -> str | None:
+    """Address at which an administrator sets a password, once; an older one ends.
+
+    None when somebody got in already, unless ``again``. Raises Conflict for ``again`` when
+    accounts are an identity provider's.
     """
     if settings.authenticator != "dcloud":
         if not again:
@@ -25,11 +26,8 @@ def way_in(settings: Settings, name: str = "", *, again: bool = False) -> OneTim
             "Accounts come from an identity provider here.",
             hint="Make someone an administrator there (admin groups) or name them in admins.",
         )
-    who = cli_actor()
     database = Database(settings.store_url)
     try:
-        return Accounts(database, settings, utc_now).make_admin_link(
-            name or next(iter(settings.admins), "admin"), Who(who.name, who.source), again=again
-        )
+        return bootstrap_admin_link(database, settings, name or first_admin(settings), again=again)
     finally:
         database.close()

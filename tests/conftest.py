@@ -1,0 +1,172 @@
+"""What every test may use, and the rule about skips.
+
+A part that cannot be had (no Docker, no Chromium) skips its tests with a reason, listed at the
+end. With ``CI=true`` nothing may be skipped: then a skip fails the run. Tests marked ``gpu``
+are not skipped but left out where there is no NVIDIA GPU, and the run says so.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dcloud_spawner.store.database import Database
+from tests import services
+from tests.services import Missing, PostgreSQL
+
+CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+ON_POSTGRESQL = os.environ.get("DCLOUD_TEST_DATABASE", "sqlite") == "postgresql"
+
+_DATABASE_FIXTURES = {"database_url", "hub_database_url", "database"}
+_skips: list[tuple[str, str]] = []
+_left_out = pytest.StashKey[int]()
+
+
+# ---------------------------------------------------------------------------- what runs
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if name.startswith("DCLOUD_")]:
+        if name not in {"DCLOUD_TEST_DATABASE", "DCLOUD_CACHE", "DCLOUD_SOAK_MINUTES"}:
+            # Settings of the developer's own deployment must not reach the tests.
+            del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if _DATABASE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("database")
+    chosen = config.getoption("-m")
+    unwanted = set() if "soak" in chosen else {"soak"}
+    if not services.has_nvidia_gpu():
+        unwanted.add("gpu")
+        config.stash[_left_out] = sum(item.get_closest_marker("gpu") is not None for item in items)
+    left_out = [item for item in items if any(item.get_closest_marker(m) for m in unwanted)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+# ---------------------------------------------------------------------------- skips
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        _skips.append((report.nodeid, str(reason).removeprefix("Skipped: ")))
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _skips.append((report.nodeid, str(report.longrepr)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if CI and _skips and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    where = "PostgreSQL" if ON_POSTGRESQL else "SQLite"
+    terminalreporter.write_line(f"database: {where}")
+    count = config.stash.get(_left_out, 0)
+    if count:
+        terminalreporter.write_line(f"no NVIDIA GPU here: {count} tests marked gpu were left out")
+    if _skips:
+        reasons: dict[str, int] = {}
+        for _, reason in _skips:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        verdict = "skipped, which CI=true does not allow" if CI else "skipped"
+        for reason, number in reasons.items():
+            terminalreporter.write_line(f"{number} {verdict}: {reason}", red=CI, yellow=not CI)
+
+
+# ---------------------------------------------------------------------------- databases
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server for the session, with a migrated ``dcloud_template``."""
+    try:
+        with services.postgresql() as server:
+            template = Database(server.create("dcloud_template"))
+            template.migrate()
+            template.close()
+            yield server
+    except Missing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh database of the platform, migrated on PostgreSQL and not there yet on SQLite."""
+    yield from _fresh(request, tmp_path, "dcloud", "dcloud_template")
+
+
+@pytest.fixture
+def hub_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh, empty database for JupyterHub itself."""
+    yield from _fresh(request, tmp_path, "jupyterhub", "template1")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A fresh, migrated database, opened."""
+    opened = Database(database_url)
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+def _fresh(request: pytest.FixtureRequest, folder: Path, name: str, template: str) -> Iterator[str]:
+    if not ON_POSTGRESQL:
+        yield f"sqlite:///{folder / name}.sqlite"
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql_server")
+    fresh = f"{name}_{secrets.token_hex(6)}"
+    yield server.create(fresh, template)
+    server.drop(fresh)
+
+
+# ---------------------------------------------------------------------------- other parts
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> str:
+    """Version of the Docker engine that answers; skips where none does."""
+    try:
+        return services.docker_engine()
+    except Missing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def sandbox_parts() -> None:
+    """Skips where sandboxes cannot be made."""
+    try:
+        services.sandbox_parts()
+    except Missing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Path of Chromium; skips where there is none."""
+    try:
+        return services.chromium()
+    except Missing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    return services.free_port()
