@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from dcloud_spawner.authenticator.select import configure_authenticator
-
 from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
 from dcloud_spawner.platform import Platform

@@ -11,9 +11,8 @@ import asyncio
 import contextlib
 from typing import Any, ClassVar
 
-from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.spawner import SpawnException
 from tornado.httpclient import AsyncHTTPClient
-from traitlets import Unicode
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import ContainerFacts, ContainerSpec, Phase
@@ -37,13 +36,11 @@ FOREVER_SECONDS = 10 * 365 * 24 * 3600
 READY_POLL_SECONDS = 0.05
 
 
-class PlatformSpawner(SpawnerViews, Spawner):
+class PlatformSpawner(SpawnerViews):
     """Mixin of every spawner class; ``platform`` is set once by the hub's configuration."""
 
     watch: ClassVar[AdmissionWatch]
     launches: ClassVar[asyncio.Semaphore]
-
-    workload_id = Unicode()
 
     @classmethod
     def plug_in(cls, platform: Platform) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from jupyterhub.spawner import Spawner
+
 from dcloud_spawner.engines.base import ContainerSpec
 from dcloud_spawner.spawners.mixin import PlatformSpawner
 
 
-class PlatformSandboxSpawner(PlatformSpawner):
+class PlatformSandboxSpawner(PlatformSpawner, Spawner):
     """The platform's spawner on the sandbox engine; the engine picks a free port."""
 
     def __init__(self, **kwargs: object) -> None:

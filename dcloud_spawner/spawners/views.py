@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.spawner import SpawnException
 
 from dcloud_spawner.errors import Unavailable, UserError
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.form.view import ImageStatus, Offer, SpawnFormView, live_data, render_spawn_form
-from dcloud_spawner.images import image_status
+from dcloud_spawner.images import ImageState, ImageStore
 from dcloud_spawner.options import Choice, validate
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
@@ -22,6 +22,12 @@ from dcloud_spawner.store.events import Event
 from dcloud_spawner.store.nodes import AcceleratorRow
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
+
+if TYPE_CHECKING:
+    from jupyterhub.spawner import Spawner as HubSpawner
+else:
+    # The hub forbids an incomplete subclass of its Spawner, which a mixin would be.
+    HubSpawner = object
 
 PROGRESS_SECONDS = 0.5
 
@@ -40,12 +46,12 @@ _SAID = {
 }
 
 
-class SpawnerViews(Spawner):
-    """The pages' side of a spawner."""
+class SpawnerViews(HubSpawner):
+    """The pages' side of a spawner: a mixin of JupyterHub's Spawner."""
 
     platform: ClassVar[Platform]
     pool: ClassVar[PoolWatch]
-    workload_id: str
+    workload_id: str = ""
     launched_at: datetime | None = None
     """When the engine had started the container of the present start."""
     fetching_image: str = ""
@@ -256,7 +262,12 @@ def image_statuses(platform: Platform, images: Sequence[str]) -> dict[str, Image
         if platform.engine.has_image(image):
             found[image] = ImageStatus()
         else:
-            found[image] = image_status(platform.settings, image)
+            status = ImageStore(platform.settings).status(image)
+            found[image] = (
+                ImageStatus(status.state.value, status.progress, status.message)
+                if status
+                else ImageStatus(message="It is fetched at the first start.")
+            )
     return found
 
 
@@ -264,19 +275,20 @@ def refuse_missing_image(platform: Platform, image: str) -> None:
     """Raise Unavailable while an image of ours is not built; any other is the engine's to fetch."""
     if platform.engine.has_image(image):
         return
-    status = image_status(platform.settings, image)
-    if status.state == "preparing":
+    status = ImageStore(platform.settings).status(image)
+    if status is None:
+        return
+    if status.state is ImageState.PREPARING:
         raise Unavailable(
             f"The image {image} is being prepared ({status.progress:.0%}).",
             hint="Try again when it is ready; the start page shows its progress.",
             code="image_preparing",
         )
-    if status.state == "failed":
-        raise Unavailable(
-            f"The image {image} could not be prepared: {status.message}",
-            hint="An administrator can try again with: dcloud images build",
-            code="image_failed",
-        )
+    raise Unavailable(
+        f"The image {image} is not ready. {status.message}".strip(),
+        hint="An administrator can build it with: dcloud images",
+        code="image_missing",
+    )
 
 
 def _amounts(workload: Workload) -> dict[str, float]:
