@@ -28,10 +28,13 @@ _SOCKET_PATH_LIMIT = 100
 
 @dataclass(frozen=True)
 class Deployment:
-    """Settings and paths. ``remembered`` are the variables of the last ``up``."""
+    """Settings and paths."""
 
     settings: Settings
     remembered: Mapping[str, str]
+    """Variables of the last ``up``."""
+    recalled: frozenset[str] = frozenset()
+    """Those of them that the present shell did not set itself."""
 
     @property
     def state(self) -> Path:
@@ -105,10 +108,10 @@ def open_deployment(*, forget: bool = False) -> Deployment:
     """
     state = load_settings().state.absolute()
     remembered = {} if forget else recall(state)
-    for name, value in remembered.items():
-        os.environ.setdefault(name, value)
+    recalled = frozenset(remembered) - set(os.environ)
+    os.environ.update({name: remembered[name] for name in recalled})
     os.environ["DCLOUD_STATE"] = str(state)
-    return Deployment(load_settings(state=state), remembered)
+    return Deployment(load_settings(state=state), remembered, recalled)
 
 
 def present_variables() -> dict[str, str]:

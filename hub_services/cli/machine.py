@@ -19,7 +19,8 @@ import psutil
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
-from dcloud_spawner.errors import ConfigurationError
+from dcloud_spawner.engines.sandbox import SandboxEngine
+from dcloud_spawner.errors import ConfigurationError, EngineError
 from dcloud_spawner.settings import Settings
 
 Say = Callable[[str], None]
@@ -33,7 +34,7 @@ PACKAGES = {
 }
 """Debian package that brings each command."""
 DOCKER_COMMANDS = ("dockerd", "iptables", "mmdebstrap")
-SANDBOX_COMMANDS = ("bwrap", "setpriv", "mmdebstrap")
+SANDBOX_COMMANDS = ("bwrap", "setpriv")
 
 _DOCKER_START_SECONDS = 40.0
 _DOCKERD_PID = Path("/var/run/docker.pid")
@@ -171,6 +172,10 @@ def prepare_engine(settings: Settings, log: Path, say: Say, *, may_change: bool 
         if not may_change:
             raise ConfigurationError(f"The sandbox needs: {install_command(needed)}")
         install(needed, say)
+    try:
+        SandboxEngine(settings).ping()
+    except EngineError as error:
+        raise ConfigurationError(f"No engine can be had. {error} Or: {docker_mend()}") from error
     return "sandbox"
 
 

@@ -166,7 +166,7 @@ def _section(deployment: Deployment, each: Program, digest: str) -> dict[str, ob
         "command": shlex.join(launcher),
         "directory": CHECKOUT,
         "priority": each.priority,
-        "autostart": "true",
+        "autostart": "false" if each.once else "true",
         "autorestart": "false" if each.once else "true",
         "startsecs": 0 if each.once else each.steady_seconds,
         # Each retry waits a second longer: a database that is away for an hour is waited for.

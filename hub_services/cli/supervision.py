@@ -18,10 +18,12 @@ import psutil
 from dcloud_spawner.errors import ConfigurationError
 from hub_services.cli.deployment import CHECKOUT, Deployment
 from hub_services.cli.orphans import end, find_orphans
-from hub_services.cli.processes import configuration_path, write_configuration
+from hub_services.cli.processes import configuration_path, program, write_configuration
 
 CALL_SECONDS = 90.0
 _START_SECONDS = 15.0
+IDLE = {"STOPPED", "FATAL", "EXITED"}
+"""supervisord's words for a program without a process, which it will not start by itself."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ class Supervisor:
         self._spawn()
         return [*done, "started proxy, hub and controller"]
 
+    def start_once(self, name: str) -> None:
+        """Start a program that runs to its end, unless it runs already."""
+        state = self.programs().get(name)
+        if state is not None and state.state in IDLE:
+            self._rpc.startProcess(name, False)
+
     def restart(self, names: Sequence[str]) -> None:
         """Stop and start programs; users' servers keep running."""
         known = self.programs()
@@ -125,10 +133,9 @@ class Supervisor:
             self._rpc.addProcessGroup(name)
         done = [f"restarted {name} with changed settings" for name in changed]
         for state in self.programs().values():
-            if state.state in {"STOPPED", "FATAL", "EXITED"}:
+            if state.state in IDLE and not program(state.name).once:
                 self._rpc.startProcess(state.name, False)
-                if state.name != "images":  # a preparation that has ended is asked again each time
-                    done.append(f"started {state.name}")
+                done.append(f"started {state.name}")
         return done
 
     def _spawn(self) -> None:

@@ -28,7 +28,7 @@ from hub_services.cli.deployment import (
 from hub_services.cli.node import install_proxy, proxy_installed
 from hub_services.cli.orphans import find_orphans
 from hub_services.cli.processes import loopback
-from hub_services.cli.secrets import ensure_secrets
+from hub_services.cli.secrets import PROXY_TOKEN, ensure_secrets, read_secret
 from hub_services.cli.simulated import simulated_variables
 from hub_services.cli.supervision import ProgramState, Supervisor
 from hub_services.cli.way_in import first_admin, way_in
@@ -60,6 +60,7 @@ def up(console: Console, *, simulated_gpus: int | None, forget: bool, install: b
     for sentence in done or ["already running: proxy, hub and controller"]:
         console.print(f"  {sentence}", highlight=False)
     _wait_until_ready(console, deployment, supervisor)
+    supervisor.start_once("images")  # after the hub, with which it would fight for the processor
     _greet(console, deployment)
 
 
@@ -97,9 +98,7 @@ def _step(console: Console, name: str) -> Iterator[None]:
 
 
 def _tell_remembered(console: Console, deployment: Deployment, forget: bool) -> None:
-    names = sorted(
-        name for name in deployment.remembered if name not in _OWN and os.environ.get(name)
-    )
+    names = sorted(deployment.recalled - _OWN)
     if names and not forget:
         console.print(
             f"  settings of the last up still hold: {', '.join(names)} (--forget drops them)",
@@ -144,7 +143,7 @@ def _wait_until_ready(console: Console, deployment: Deployment, supervisor: Supe
     began = time.monotonic()
     starts: dict[str, set[int]] = {name: set() for name in LONG_RUNNING}
     with console.status("waiting for the hub") as status:
-        while not hub_answers(deployment):
+        while not (_hub_is_routed(deployment) and hub_answers(deployment)):
             states = supervisor.programs()
             failing = _keeps_failing(states, starts)
             waited = time.monotonic() - began
@@ -158,6 +157,23 @@ def _wait_until_ready(console: Console, deployment: Deployment, supervisor: Supe
             words = ", ".join(f"{n} {states[n].state.lower()}" for n in LONG_RUNNING if n in states)
             status.update(f"waiting for the hub ({waited:.0f} s: {words})")
             time.sleep(0.25)
+
+
+def _hub_is_routed(deployment: Deployment) -> bool:
+    """Whether the hub has told the proxy of itself. Asking the proxy's users' side before that
+    would fill its log with errors."""
+    settings = deployment.settings
+    token = read_secret(settings.secrets_dir, PROXY_TOKEN)
+    try:
+        answer = httpx.get(
+            f"http://127.0.0.1:{settings.proxy_api_port}/api/routes",
+            headers={"Authorization": f"token {token}"},
+            timeout=5,
+            trust_env=False,
+        )
+        return answer.status_code == 200 and "/" in answer.json()
+    except (httpx.HTTPError, ValueError):
+        return False
 
 
 def hub_answers(deployment: Deployment) -> bool:
