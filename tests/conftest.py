@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from dcloud_spawner.images import ImageState, ImageStore
+from dcloud_spawner.settings import Settings
 from dcloud_spawner.store.database import Database
 from tests import services
 from tests.services import Missing, PostgreSQL
@@ -146,6 +148,20 @@ def docker_engine() -> str:
         return services.docker_engine()
     except Missing as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def base_image(docker_engine: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """``dcloud/base:latest``, built from its recipe where it is missing or out of date."""
+    root = Path(__file__).parents[1]
+    settings = Settings(
+        state=tmp_path_factory.mktemp("images"),
+        images_dir=root / "images",
+        profiles_dir=root / "profiles",
+    )
+    status = ImageStore(settings).prepare("dcloud/base:latest")
+    assert status.state is ImageState.READY, status.message
+    return "dcloud/base:latest"
 
 
 @pytest.fixture(scope="session")
