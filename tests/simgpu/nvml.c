@@ -4,13 +4,17 @@
  * health, load or processes while programs run. Where the file is: $DCLOUD_SIMGPU_STATE, else
  * the path given at build time as -DSTATE_PATH. simgpu.py writes it and describes its format.
  *
- * NVIDIA_VISIBLE_DEVICES, where set, narrows the view: it stands in for the device nodes that a
- * container or sandbox without them would be missing.
+ * The host's build lets NVIDIA_VISIBLE_DEVICES, where set, narrow the view: it stands in for the
+ * device nodes that a sandbox does not pass in. In a container the state file has been narrowed.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#ifndef NARROWED
+#define NARROWED 0 /* 1: the state file lists only what may be seen */
+#endif
 
 enum {
     SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
@@ -118,7 +122,8 @@ static void hide(const char *visible) {
 }
 
 static int load(void) {
-    const char *path = getenv("DCLOUD_SIMGPU_STATE"), *visible = getenv("NVIDIA_VISIBLE_DEVICES");
+    const char *path = getenv("DCLOUD_SIMGPU_STATE");
+    const char *visible = NARROWED ? NULL : getenv("NVIDIA_VISIBLE_DEVICES");
     char line[4096];
     FILE *file = fopen(path && *path ? path : STATE_PATH, "re");
     memset(&state, 0, sizeof state);

@@ -57,7 +57,9 @@ def choose(devices, visible):
     lines, minors = [], []
     for kind, fields, line in devices:
         if kind == "gpu":
-            inside = {f["uuid"] for k, f, _ in devices if k == "mig" and f["parent"] == fields["uuid"]}
+            inside = {
+                f["uuid"] for k, f, _ in devices if k == "mig" and f["parent"] == fields["uuid"]
+            }
             if fields["uuid"] not in wanted and not inside & wanted:
                 continue
             if fields.get("health") in ("lost", "dying"):

@@ -135,12 +135,14 @@ def build(folder: Path | str, gpus: int | Sequence[Gpu] = 4, *, model: str = MOD
         path.chmod(0o755)
     _write_state(simulation, gpus)
     _compile(simulation.library, str(simulation.state))
-    _compile(simulation.folder / "container" / "libnvidia-ml.so.1", STATE_IN_CONTAINER)
+    _compile(
+        simulation.folder / "container" / "libnvidia-ml.so.1", STATE_IN_CONTAINER, "-DNARROWED=1"
+    )
     _install_runtime(simulation)
     return simulation
 
 
-def _compile(target: Path, state_path: str) -> None:
+def _compile(target: Path, state_path: str, *more: str) -> None:
     if target.exists() and target.stat().st_mtime > (HERE / "nvml.c").stat().st_mtime:
         return
     target.parent.mkdir(exist_ok=True)
@@ -148,7 +150,7 @@ def _compile(target: Path, state_path: str) -> None:
     command = [
         "gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
         "-fvisibility=hidden", "-Wl,-soname,libnvidia-ml.so.1", f'-DSTATE_PATH="{state_path}"',
-        "-o", str(fresh), str(HERE / "nvml.c"),
+        *more, "-o", str(fresh), str(HERE / "nvml.c"),
     ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -144,7 +144,7 @@ def test_a_gpu_that_changes_its_mig_mode_is_not_lost(built: Simulation) -> None:
 def test_a_driver_that_hangs_is_unknown_and_blocks_nobody(gpus: Simulation) -> None:
     simgpu.set_driver(gpus, hang=True)
     start = time.monotonic()
-    with pytest.raises(NvmlUnavailable, match="did not answer within 0.6 seconds"):
+    with pytest.raises(NvmlUnavailable, match="did not answer within"):
         read_accelerators(str(gpus.library), timeout_seconds=0.6)
     assert time.monotonic() - start < 2
     simgpu.set_driver(gpus, hang=False)
