@@ -11,10 +11,10 @@ from dcloud_spawner.form.words import (
     count_words,
     gpus_words,
     length_words,
-    listed,
     moment,
     number,
     rows,
+    section,
     size_words,
     texts,
 )
@@ -36,8 +36,8 @@ class ServerRow:
     started_at: datetime | None
     running_for: str
     stops_at: datetime | None
-    faults: tuple[str, ...]
-    """GPUs in it that are out of order, one sentence each."""
+    fault: str
+    """Which of its GPUs are out of order, and what to do; empty when none is."""
     notes: tuple[str, ...]
     last_activity: datetime | None
     home: str
@@ -73,12 +73,12 @@ class PageWords:
             title=str(getattr(spawner, "display_name", "") or name) if name else "Default server",
             state=state,
             place=page.place if state == "waiting" else "",
-            about=_about(held, page, state),
+            about=_about(held or section(waits, "request"), state),
             gpus=len(rows(held, "gpus")),
             started_at=started,
             running_for=length_words((now - started).total_seconds()) if started else "",
             stops_at=moment(held.get("stops_at")) if state == "running" else None,
-            faults=_faults(held),
+            fault=_fault(held),
             notes=tuple(texts(held, "reasons")),
             last_activity=moment(getattr(spawner, "last_activity", None)),
             home=size_words(size) if isinstance(size, int) and size >= 0 else "",
@@ -102,15 +102,16 @@ def _state(spawner: object, waits: Mapping[str, object]) -> str:
     return "waiting" if waits else "stopped"
 
 
-def _about(held: Mapping[str, object], page: WaitingPage, state: str) -> str:
-    if state in ("waiting", "starting"):
-        return page.title
+def _about(held: Mapping[str, object], state: str) -> str:
+    """What is held, or what was asked for: the two differ only in how they name the GPUs."""
     if state == "stopped" or not held:
         return ""
     gpus = rows(held, "gpus")
+    count = len(gpus) or int(number(held.get("gpus")))
+    model = gpus[0].get("model") if gpus else held.get("gpu_model")
     parts = [str(held.get("title") or "")]
-    if gpus:
-        parts.append(gpus_words(len(gpus), str(gpus[0].get("model") or "") or None))
+    if count:
+        parts.append(gpus_words(count, str(model) if model else None))
     memory, cpus = number(held.get("memory_gib")), number(held.get("cpus"))
     parts.append(f"{memory:g} GiB" if memory else "")
     parts.append(count_words(cpus, "core") if cpus else "")
@@ -118,15 +119,13 @@ def _about(held: Mapping[str, object], page: WaitingPage, state: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _faults(held: Mapping[str, object]) -> tuple[str, ...]:
+def _fault(held: Mapping[str, object]) -> str:
     bad = [gpu for gpu in rows(held, "gpus") if str(gpu.get("health") or "ok") != "ok"]
     sentences = []
     for gpu in bad:
         reason = str(gpu.get("health_reason") or "")
         said = f": {reason}" if reason else ""
         sentences.append(f"GPU {gpu.get('index', '?')} is out of order{said}.")
-    if bad and len(bad) < len(rows(held, "gpus")):
-        good = [f"{gpu.get('index')}" for gpu in rows(held, "gpus") if gpu not in bad]
-        noun = "GPU" if len(good) == 1 else "GPUs"
-        sentences.append(f"{noun} {listed(good)} still {'works' if len(good) == 1 else 'work'}.")
-    return tuple(sentences)
+    if bad:
+        sentences.append("Save your work, stop the server and start it again on other GPUs.")
+    return " ".join(sentences)

@@ -82,7 +82,6 @@ def waiting_page(
     queue = section(section(view, "stages"), "queue")
     held = section(section(view, "stages"), "held")
     since = moment(queue.get("since"))
-    got = _yours(view)
     return WaitingPage(
         queued=queued,
         stage=stage,
@@ -95,8 +94,8 @@ def waiting_page(
         waited=length_words((now - since).total_seconds()) if since else "",
         latest=moment(view.get("latest_start")),
         doing=_DOING.get(stage, "Getting ready"),
-        message=str(view.get("message") or ""),
-        yours=got,
+        message=_message(view, stage),
+        yours=_held(view),
         where=_where(view),
         held_since=moment(held.get("since")),
         reasons=tuple(texts(view, "reasons")),
@@ -133,6 +132,16 @@ def _yours(view: Mapping[str, object]) -> str:
     if held:
         return gpus_words(len(held), str(held[0].get("model") or "") or None)
     return _asked(section(view, "request"))
+
+
+def _held(view: Mapping[str, object]) -> str:
+    gpus = len(rows(view, "gpus"))
+    return count_words(gpus, "GPU") if gpus else _asked(section(view, "request"))
+
+
+def _message(view: Mapping[str, object], stage: str) -> str:
+    image = section(view, "image") if stage == "image" else {}
+    return str(image.get("message") or view.get("message") or "")
 
 
 def _where(view: Mapping[str, object]) -> str:
@@ -190,8 +199,10 @@ def _note(view: Mapping[str, object], key: str, state: str, now: datetime) -> st
     since, until = moment(times.get("since")), moment(times.get("until"))
     if key == "held" and state == "done":
         return _yours(view)
-    if key == "image" and state == "now":
-        return str(section(view, "image").get("message") or "")
+    if key == "held" and state == "then":
+        return "at once"
+    if key == "image" and state == "now" and section(view, "image").get("message"):
+        return str(section(view, "image")["message"])
     if key == "ready" and state != "done":
         return "opens by itself"
     if state == "done" and since and until:

@@ -23,6 +23,7 @@ function asked(request = {}) {
   if (request.gpus) return gpus(request.gpus, request.gpu_model);
   return `${request.memory_gib ?? 0} GiB and ${count(request.cpus ?? 0, "core")}`;
 }
+const held = () => (view.gpus?.length ? count(view.gpus.length, "GPU") : asked(view.request));
 const yours = () => (view.gpus?.length ? gpus(view.gpus.length, view.gpus[0].model) : asked(view.request));
 
 function title(queued) {
@@ -54,7 +55,8 @@ const seconds = (from, to = Date.now()) => (new Date(to) - new Date(from)) / 100
 function note(key, state) {
   const { since, until } = view.stages?.[key] ?? {};
   if (key === "held" && state === "done") return yours();
-  if (key === "image" && state === "now") return view.image?.message ?? "";
+  if (key === "held" && state === "then") return "at once";
+  if (key === "image" && state === "now" && view.image?.message) return view.image.message;
   if (key === "ready" && state !== "done") return "opens by itself";
   if (state === "done" && since && until) return length(seconds(since, until));
   if (state === "now" && since) return `now, for ${length(seconds(since))}`;
@@ -103,10 +105,10 @@ function drawQueue() {
 
 function drawStart() {
   say(by("w-doing"), DOING[view.stage] ?? "Getting ready");
-  say(by("w-message"), view.message ?? "");
+  say(by("w-message"), (view.stage === "image" && view.image?.message) || view.message || "");
   const since = view.stages?.held?.since;
   by("w-yours-box").hidden = !since;
-  say(by("w-yours"), yours());
+  say(by("w-yours"), held());
   say(by("w-where"), where());
   setTime(by("w-held").querySelector("time"), since);
 }
@@ -133,12 +135,15 @@ function drawSteps() {
   });
 }
 
-let logged = -1;
+let logged = -1, opened = !by("w-more").hidden && by("w-more").open;
 function drawLog(queued) {
   const lines = view.log ?? [];
   by("w-more").hidden = !lines.length;
+  if (!queued && !opened && lines.length) {
+    by("w-more").open = true; // once, when the start begins; whoever closes it keeps it closed
+    opened = true;
+  }
   if (lines.length === logged) return;
-  if (logged <= 0 && lines.length) by("w-more").open = !queued;
   logged = lines.length;
   by("w-log").replaceChildren(...lines.flatMap((line) => {
     const at = document.createElement("span"), time = document.createElement("time");
