@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.services import Missing, PostgreSQL
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 ON_POSTGRESQL = os.environ.get("DCLOUD_TEST_DATABASE", "sqlite") == "postgresql"
 
-_DATABASE_FIXTURES = {"database_url", "hub_database_url", "database"}
+_DATABASE_FIXTURES = {"database_url", "hub_database_url", "database", "module_databases"}
 _skips: list[tuple[str, str]] = []
 _left_out = pytest.StashKey[int]()
 
@@ -110,13 +111,28 @@ def postgresql_server() -> Iterator[PostgreSQL]:
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A fresh database of the platform, migrated on PostgreSQL and not there yet on SQLite."""
-    yield from _fresh(request, tmp_path, "dcloud", "dcloud_template")
+    with fresh_database(request, tmp_path, "dcloud") as url:
+        yield url
 
 
 @pytest.fixture
 def hub_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A fresh, empty database for JupyterHub itself."""
-    yield from _fresh(request, tmp_path, "jupyterhub", "template1")
+    with fresh_database(request, tmp_path, "jupyterhub") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_databases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """``database_url`` and ``hub_database_url`` of a deployment that one test module shares."""
+    folder = tmp_path_factory.mktemp("databases")
+    with (
+        fresh_database(request, folder, "dcloud") as platform,
+        fresh_database(request, folder, "jupyterhub") as hub,
+    ):
+        yield {"database_url": platform, "hub_database_url": hub}
 
 
 @pytest.fixture
@@ -128,13 +144,18 @@ def database(database_url: str) -> Iterator[Database]:
     opened.close()
 
 
-def _fresh(request: pytest.FixtureRequest, folder: Path, name: str, template: str) -> Iterator[str]:
+@contextmanager
+def fresh_database(request: pytest.FixtureRequest, folder: Path, name: str) -> Iterator[str]:
+    """The URL of a database of its own, for fixtures of any scope; mark their tests ``database``.
+
+    ``dcloud`` is already migrated on PostgreSQL, any other name is empty.
+    """
     if not ON_POSTGRESQL:
         yield f"sqlite:///{folder / name}.sqlite"
         return
     server: PostgreSQL = request.getfixturevalue("postgresql_server")
     fresh = f"{name}_{secrets.token_hex(6)}"
-    yield server.create(fresh, template)
+    yield server.create(fresh, "dcloud_template" if name == "dcloud" else "template1")
     server.drop(fresh)
 
 

@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from dcloud_spawner.images import ImageState, ImageStore
-from dcloud_spawner.settings import Settings
+from tests.docker.people import People
+from tests.live import Deployment
+from tests.simgpu.simgpu import Simulation, docker_gpus
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture(scope="module")
+def simulation(
+    docker_engine: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Simulation]:
+    """Four simulated GPUs that the Docker engine can hand out."""
+    with docker_gpus(tmp_path_factory.mktemp("simgpu"), 4) as built:
+        yield built
 
 
-@pytest.fixture(scope="session")
-def base_image(docker_engine: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Name of the base image, built from images/base; nothing is done when it is up to date."""
-    settings = Settings(state=tmp_path_factory.mktemp("images"), images_dir=ROOT / "images")
-    status = ImageStore(settings).prepare("base")
-    assert status.state is ImageState.READY, status.message
-    return status.image
+@pytest.fixture(scope="module")
+def deployment(
+    base_image: str,
+    simulation: Simulation,
+    module_databases: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Deployment]:
+    """A proxy, a hub and a controller with four simulated GPUs, shared by a module's tests."""
+    with Deployment(
+        tmp_path_factory.mktemp("deployment"),
+        engine="docker",
+        pids_limit=300,
+        simulated_gpus=True,
+        gpu_passing="runtime",
+        gpu_runtime=simulation.runtime_name,
+        nvml_library=str(simulation.library),
+        **module_databases,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def people(deployment: Deployment) -> Iterator[People]:
+    """Makes users; whatever they have open at the end of the test is ended."""
+    made = People(deployment)
+    yield made
+    made.end_everything()
+
+
+@pytest.fixture(scope="module")
+def residents(deployment: Deployment) -> Iterator[People]:
+    """The same for users who stay for all tests of a module."""
+    made = People(deployment)
+    yield made
+    made.end_everything()
