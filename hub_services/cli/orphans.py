@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from dataclasses import dataclass
 
 import psutil
@@ -47,11 +48,25 @@ def end(processes: list[psutil.Process], grace_seconds: float = 20.0) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=grace_seconds)
-    for process in alive:
+    for process in _wait(processes, grace_seconds):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    _wait(processes, 5.0)
+
+
+def _wait(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that still run after so long. A zombie has ended: its parent need not have looked."""
+    deadline = time.monotonic() + seconds
+    while (alive := [each for each in processes if _runs(each)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _by_pid_file(deployment: Deployment, name: str) -> psutil.Process | None:
@@ -61,7 +76,7 @@ def _by_pid_file(deployment: Deployment, name: str) -> psutil.Process | None:
         same = abs(process.create_time() - float(noted["started"])) < _CLOCK_TOLERANCE_SECONDS
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
-    return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    return process if same and _runs(process) else None
 
 
 def _name_in_this_deployment(deployment: Deployment, process: psutil.Process) -> str:

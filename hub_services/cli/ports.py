@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 
@@ -57,7 +58,12 @@ def holder(port: int) -> str:
                 and connection.laddr.port == port
                 and connection.pid
             ):
-                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+                return f"{_program(psutil.Process(connection.pid))} (process {connection.pid})"
     except psutil.Error:
         pass
     return "another process"
+
+
+def _program(process: psutil.Process) -> str:
+    """The program's file name: what a process calls itself may be a thread's name."""
+    return os.path.basename(process.exe()) or process.name()

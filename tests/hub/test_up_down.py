@@ -1,0 +1,266 @@
+"""``dcloud up`` and its companions as a person uses them: real processes, a state folder of
+their own, the sandbox engine (it needs no images and leaves nothing behind)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import fresh_database
+from tests.services import free_port
+
+pytestmark = pytest.mark.database
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSWORD = "plum orbit lantern"
+
+
+class Shell:
+    """A person's shell with the settings of one deployment."""
+
+    def __init__(self, state: Path, **variables: str) -> None:
+        self.state = state
+        self.port = free_port()
+        self.environment = {
+            **os.environ,
+            "DCLOUD_STATE": str(state),
+            "DCLOUD_CONFIG": os.devnull,
+            "DCLOUD_DEPLOYMENT": f"up{os.getpid()}",
+            "DCLOUD_PORT": str(self.port),
+            "DCLOUD_HUB_PORT": str(free_port()),
+            "DCLOUD_PROXY_API_PORT": str(free_port()),
+            "DCLOUD_PROFILES_DIR": str(ROOT / "tests" / "config" / "profiles"),
+            "DCLOUD_ENGINE": "sandbox",
+            "DCLOUD_STOP_GRACE_SECONDS": "1",
+            "COLUMNS": "200",
+            **variables,
+        }
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def dcloud(self, *arguments: str, code: int = 0, **variables: str) -> str:
+        """Run the command and return what it printed; it must end with ``code``."""
+        done = subprocess.run(
+            [sys.executable, "-m", "hub_services.cli.main", *arguments],
+            cwd=ROOT,
+            env={**self.environment, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+        assert done.returncode == code, done.stdout + done.stderr + self.logs()
+        return done.stdout + done.stderr
+
+    def pid(self, program: str) -> int:
+        """The process id of a program, or of supervisord."""
+        text = (self.state / "run" / f"{program}.pid").read_text()
+        return int(text) if program == "supervisord" else int(json.loads(text)["pid"])
+
+    def logs(self) -> str:
+        """The ends of all logs, for a failing test."""
+        return "".join(
+            f"\n--- {path.name}\n{path.read_text(errors='replace')[-2500:]}"
+            for path in sorted((self.state / "logs").glob("*.log"))
+        )
+
+    def answers(self) -> bool:
+        """Whether the hub answers through the proxy."""
+        try:
+            return httpx.get(f"{self.url}/hub/health", trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def shell(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    sandbox_parts: None,
+) -> Iterator[Shell]:
+    """A deployment that is up, for the tests of this file; each leaves it up."""
+    folder = tmp_path_factory.mktemp("up")
+    with (
+        fresh_database(request, folder, "dcloud") as url,
+        fresh_database(request, folder, "jupyterhub") as hub_url,
+    ):
+        shell = Shell(folder / "state", DCLOUD_DATABASE_URL=url, DCLOUD_HUB_DATABASE_URL=hub_url)
+        try:
+            shell.first_words = shell.dcloud("up")  # type: ignore[attr-defined]
+            yield shell
+        finally:
+            shell.dcloud("down", "--servers")
+            left = [p for p in psutil.process_iter() if _belongs(p, shell.state)]
+            assert not left, [p.cmdline() for p in left]
+
+
+def _belongs(process: psutil.Process, state: Path) -> bool:
+    try:
+        return process.environ().get("DCLOUD_STATE") == str(state) and process.pid != os.getpid()
+    except psutil.Error:
+        return False
+
+
+def wait(condition: object, seconds: float = 60) -> None:
+    """Until a callable is true."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def form_client(url: str) -> httpx.Client:
+    """A browser with cookies, without scripts."""
+    return httpx.Client(base_url=url, follow_redirects=True, trust_env=False, timeout=30)
+
+
+def post(browser: httpx.Client, path: str, **fields: str) -> httpx.Response:
+    """Fill the form of a page and send it, with the page's XSRF token."""
+    page = browser.get(path)
+    found = re.search(r'name="_xsrf" value="([^"]*)"', page.text)
+    assert found, page.text[:2000]
+    return browser.post(
+        path, data={"_xsrf": found[1], **fields}, headers={"Referer": str(page.url)}
+    )
+
+
+def test_up_prints_a_one_time_way_in_for_the_first_administrator(shell: Shell) -> None:
+    words: str = shell.first_words  # type: ignore[attr-defined]
+    assert f"DCloud is up: {shell.url}/" in words
+    found = re.search(r"/hub/reset#name=admin&token=(\S+)", shell.dcloud("up"))
+    assert found, words
+    with form_client(shell.url) as browser:
+        fields = {"username": "admin", "token": found[1]}
+        post(browser, "/hub/reset", **fields, password=PASSWORD, password_again=PASSWORD)
+        post(browser, "/hub/login", username="admin", password=PASSWORD)
+        page = browser.get("/hub/admin")
+        assert (page.status_code, page.url.path) == (200, "/hub/admin")
+    assert "/hub/reset" not in shell.dcloud("up"), "somebody got in: no link any more"
+
+
+def test_no_secret_is_on_a_command_line_or_in_a_log_or_open_to_others(shell: Shell) -> None:
+    secrets = {path.name: path.read_text() for path in (shell.state / "secrets").iterdir()}
+    assert {"cookie_secret", "proxy.token", "controller.token"} <= set(secrets)
+    lines = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
+    logs = [path.read_text(errors="replace") for path in (shell.state / "logs").iterdir()]
+    configuration = (shell.state / "run" / "supervisord.conf").read_text()
+    for name, secret in secrets.items():
+        assert len(secret) == 64, name
+        assert not any(secret in text for text in [*lines, *logs, configuration]), name
+    for path in [*(shell.state / "secrets").iterdir(), *(shell.state / "run").glob("*.json")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    for name in (".", "secrets", "logs", "run"):
+        assert (shell.state / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_up_again_changes_nothing_and_says_so(shell: Shell) -> None:
+    before = {name: shell.pid(name) for name in ("supervisord", "proxy", "hub", "controller")}
+    assert "already running" in shell.dcloud("up")
+    assert before == {name: shell.pid(name) for name in before}
+
+
+def test_status_speaks_of_the_same_deployment_without_its_settings(shell: Shell) -> None:
+    bare = {k: v for k, v in shell.environment.items() if not k.startswith("DCLOUD_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "hub_services.cli.main", "status", "--json"],
+        env={**bare, "DCLOUD_STATE": str(shell.state), "PYTHONPATH": str(ROOT)},
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert status["url"] == f"{shell.url}/"
+    assert status["hub_answers"] is True
+    assert status["engine"] == "sandbox"
+    assert {p["name"]: p["state"] for p in status["programs"]}["controller"] == "running"
+
+
+def test_doctor_finds_nothing_broken_in_a_running_deployment(shell: Shell) -> None:
+    findings = json.loads(shell.dcloud("doctor", "--json"))
+    assert not [f for f in findings if f["level"] == "broken"]
+    subjects = {f["subject"] for f in findings}
+    assert {"engine", "cgroups", "secrets", "database", "programs", "disk"} <= subjects
+
+
+def test_doctor_names_an_open_secret_and_the_command_that_mends_it(shell: Shell) -> None:
+    path = shell.state / "secrets" / "cookie_secret"
+    path.chmod(0o644)
+    try:
+        findings = json.loads(shell.dcloud("doctor", "--json", code=1))
+    finally:
+        path.chmod(0o600)
+    broken = [f for f in findings if f["level"] == "broken"]
+    assert [f["subject"] for f in broken] == ["secrets"]
+    assert broken[0]["mend"] == f"chmod 600 {path}"
+
+
+def test_a_killed_hub_comes_back_by_itself(shell: Shell) -> None:
+    before = shell.pid("hub")
+    os.kill(before, signal.SIGKILL)
+    wait(lambda: shell.pid("hub") != before)
+    wait(shell.answers)
+
+
+def test_restart_renews_the_hub_and_leaves_the_proxy(shell: Shell) -> None:
+    proxy, hub = shell.pid("proxy"), shell.pid("hub")
+    shell.dcloud("restart", "hub")
+    wait(lambda: shell.pid("hub") != hub)
+    wait(shell.answers)
+    assert shell.pid("proxy") == proxy
+
+
+def test_up_after_a_killed_supervisord_ends_its_orphans_and_starts_anew(shell: Shell) -> None:
+    orphans = [shell.pid(name) for name in ("proxy", "hub", "controller")]
+    os.kill(shell.pid("supervisord"), signal.SIGKILL)
+    (shell.state / "run" / "proxy.pid").unlink()  # then it is known by its marker alone
+    words = shell.dcloud("up")
+    assert all(str(pid) in words for pid in orphans), words
+    assert not [pid for pid in orphans if psutil.pid_exists(pid) and _alive(pid)]
+    assert shell.answers()
+
+
+def test_changed_settings_restart_the_programs_and_nothing_else(shell: Shell) -> None:
+    supervisord, hub = shell.pid("supervisord"), shell.pid("hub")
+    words = shell.dcloud("up", DCLOUD_PASSWORD_MIN_LENGTH="12")
+    assert "restarted hub with changed settings" in words
+    assert shell.pid("supervisord") == supervisord
+    assert shell.pid("hub") != hub
+    environment = psutil.Process(shell.pid("hub")).environ()
+    assert environment["DCLOUD_PASSWORD_MIN_LENGTH"] == "12"
+    assert shell.answers()
+
+
+def test_a_taken_port_is_named_with_its_holder(shell: Shell, tmp_path: Path) -> None:
+    second = Shell(tmp_path / "state", DCLOUD_PORT=str(shell.port))
+    words = second.dcloud("up", code=1)
+    assert f"Port {shell.port} (the address users see) is taken by node" in words
+    assert "Traceback" not in words
+
+
+def test_a_wrong_setting_is_named_without_a_traceback(shell: Shell, tmp_path: Path) -> None:
+    words = Shell(tmp_path / "state").dcloud("up", DCLOUD_PORT="eighty", code=1)
+    assert "port:" in words
+    assert "eighty" in words
+    assert "Traceback" not in words
+
+
+def test_a_command_on_an_unknown_server_says_what_there_is(shell: Shell) -> None:
+    words = shell.dcloud("stop", "nobody/here", code=1)
+    assert "nobody/here neither runs nor waits" in words
+    shell.dcloud("stop", code=2)
+
+
+def _alive(pid: int) -> bool:
+    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
