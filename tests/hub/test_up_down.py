@@ -149,6 +149,71 @@ def test_up_prints_a_one_time_way_in_for_the_first_administrator(shell: Shell) -
     assert "/hub/reset" not in shell.dcloud("up"), "somebody got in: no link any more"
 
 
+@pytest.fixture(scope="module")
+def hub(shell: Shell) -> Iterator[httpx.Client]:
+    """The hub's REST API with the administrator's token, got as a person would."""
+    link = re.search(r"token=(\S+)", shell.dcloud("admin-link"))
+    assert link
+    with form_client(shell.url) as browser:
+        fields = {"username": "admin", "token": link[1], "password": PASSWORD}
+        post(browser, "/hub/reset", **fields, password_again=PASSWORD)
+        post(browser, "/hub/login", username="admin", password=PASSWORD)
+        browser.get("/hub/token")
+        made = browser.post(
+            "/hub/api/users/admin/tokens",
+            json={"note": "test"},
+            headers={"X-XSRFToken": browser.cookies.get("_xsrf", path="/hub/") or ""},
+        )
+        made.raise_for_status()
+    headers = {"Authorization": f"token {made.json()['token']}"}
+    with httpx.Client(base_url=shell.url, headers=headers, trust_env=False, timeout=60) as client:
+        yield client
+
+
+def server_answers(hub: httpx.Client) -> bool:
+    """Whether the administrator's server answers through the proxy."""
+    try:
+        return hub.get("/user/admin/api/status").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_users_server_outlives_hub_and_platform_until_it_is_stopped(
+    shell: Shell, hub: httpx.Client
+) -> None:
+    choice = {"profile": "cpu", "memory_gib": 1, "cpus": 0.5}
+    assert hub.post("/hub/api/users/admin/server", json=choice).status_code in {201, 202}
+    wait(lambda: server_answers(hub))
+    started = hub.get("/user/admin/api/status").json()["started"]
+
+    os.kill(shell.pid("hub"), signal.SIGKILL)
+    assert server_answers(hub), "the proxy and the server do not need the hub"
+    assert "admin now has 2 GiB and 1 cores" in shell.dcloud(
+        "resize", "admin", "--memory-gib", "2", "--cpus", "1"
+    )
+    assert "1 users' servers keep running" in shell.dcloud("down")
+    words = shell.dcloud("purge-home", "admin", "--yes", code=1)
+    assert "still runs or waits" in words
+    shell.dcloud("up")
+    wait(lambda: server_answers(hub))
+    assert hub.get("/user/admin/api/status").json()["started"] == started
+
+    status = json.loads(shell.dcloud("status", "--json"))
+    assert [(s["server"], s["state"]) for s in status["servers"]] == [("admin", "running")]
+    assert "admin does not wait" in shell.dcloud("cancel", "admin", code=1)
+    shell.dcloud("stop", "admin")
+    assert not json.loads(shell.dcloud("status", "--json"))["servers"]
+    assert not server_answers(hub)
+
+
+def test_a_home_stays_until_it_is_purged(shell: Shell, hub: httpx.Client) -> None:
+    assert re.search(r"^admin +\S+admin", shell.dcloud("homes"), re.MULTILINE)
+    shell.dcloud("purge-home", "admin", code=1)  # asks, and nobody answers
+    assert "deleted the home of admin" in shell.dcloud("purge-home", "admin", "--yes")
+    assert "No homes yet" in shell.dcloud("homes")
+    assert "There is no home of admin" in shell.dcloud("purge-home", "admin", "--yes", code=1)
+
+
 def test_no_secret_is_on_a_command_line_or_in_a_log_or_open_to_others(shell: Shell) -> None:
     secrets = {path.name: path.read_text() for path in (shell.state / "secrets").iterdir()}
     assert {"cookie_secret", "proxy.token", "controller.token"} <= set(secrets)
