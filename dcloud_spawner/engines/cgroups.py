@@ -15,7 +15,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CPU_PERIOD_MICROSECONDS = 100_000
@@ -24,6 +24,8 @@ SMALLEST_QUOTA_MICROSECONDS = 1_000
 """The kernel refuses less."""
 V1_CONTROLLERS = ("memory", "cpu", "pids", "devices", "freezer")
 V2_CONTROLLERS = ("memory", "cpu", "pids")
+SHELTER = "_supervisors"
+"""No sandbox can have this name: theirs begin with a letter or digit."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,9 @@ class CgroupTree:
     """Folder that holds one group a sandbox, by controller; empty when none may be made."""
     reason: str = ""
     """Why a controller is missing, for ``dcloud doctor``."""
+    shelters: tuple[Path, ...] = ()
+    """Groups for the supervisors, outside the hub's own: a service manager that ends the hub by
+    its group then spares the sandboxes."""
 
     def group(self, name: str) -> Cgroup | None:
         """The group of one sandbox, made or not; None where no groups can be had."""
@@ -244,7 +249,10 @@ def find_tree(deployment: str, proc: Path = Path("/proc/self")) -> CgroupTree:
     v1, v2 = _mounts(proc / "mountinfo")
     name = f"dcloud-{deployment}"
     if {"memory", "cpu", "pids"} & set(v1):
-        return _v1_tree(v1, name)
+        # systemd tracks services in a hierarchy of its own name, or in a bare v2 one beside v1.
+        trackers = [mount for mount in (v1.pop("name=systemd", None), v2) if mount is not None]
+        tree = _v1_tree(v1, name)
+        return replace(tree, shelters=_shelters(mount / name for mount in trackers))
     if v2 is not None:
         return _v2_tree(v2, _own_v2_path(proc / "cgroup"), name)
     return CgroupTree(2, {}, "no cgroup file system is mounted")
@@ -287,10 +295,20 @@ def _v2_tree(root: Path, own: str, name: str) -> CgroupTree:
                 2,
                 dict.fromkeys(wanted, parent),
                 f"not offered here: {', '.join(missing)}" if missing else "",
+                _shelters([parent]),
             )
         except OSError as error:
             reason = reason or f"{base}: {error.strerror}"
     return CgroupTree(2, {}, reason)
+
+
+def _shelters(parents: Iterable[Path]) -> tuple[Path, ...]:
+    made = []
+    for parent in parents:
+        with contextlib.suppress(OSError):
+            (parent / SHELTER).mkdir(parents=True, exist_ok=True)
+            made.append(parent / SHELTER)
+    return tuple(made)
 
 
 def _ancestors(root: Path, own: str) -> Iterator[Path]:
@@ -314,7 +332,7 @@ def _mounts(mountinfo: Path) -> tuple[dict[str, Path], Path | None]:
             v2 = v2 or mount_point
         elif kind == "cgroup":
             for controller in options.split(","):
-                if controller in V1_CONTROLLERS:
+                if controller in (*V1_CONTROLLERS, "name=systemd"):
                     v1.setdefault(controller, mount_point)
     return v1, v2
 

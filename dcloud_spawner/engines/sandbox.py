@@ -240,6 +240,7 @@ class SandboxEngine(Engine):
                 devices=(*USUAL_DEVICES, *device_rules(gpus.nodes)),
             ),
             cgroup=cgroup.as_record() if cgroup else {},
+            shelters=tuple(str(path) for path in self._cgroups().shelters),
             boot_id=boot_id(),
         )
 

@@ -190,8 +190,11 @@ def _own(sandbox: SandboxView) -> list[str]:
 def _unprivileged(host: HostView) -> list[str]:
     """Lose every right, and the way to any other."""
     if not host.setpriv:
-        # A user namespace with the one user we are; bwrap drops all capabilities by itself.
-        return ["--unshare-user", "--uid", str(UID), "--gid", str(UID), "--disable-userns", "--"]
+        # A user namespace with the one user we are, under the number users have everywhere.
+        return [
+            *("--unshare-user", "--uid", str(UID), "--gid", str(UID)),
+            *("--disable-userns", "--cap-drop", "ALL", "--"),
+        ]
     return [
         *("--", host.setpriv, "--reuid", str(UID), "--regid", str(UID), "--clear-groups"),
         *("--inh-caps", "-all", "--ambient-caps", "-all", "--bounding-set", "-all"),

@@ -88,6 +88,8 @@ class Plan:
     """Host folders the sandbox writes to: a home that is here is in use."""
     limits: Limits
     cgroup: Mapping[str, object]
+    shelters: tuple[str, ...]
+    """Groups the supervisor moves to, out of the hub's."""
     boot_id: str
 
 
@@ -126,6 +128,7 @@ class SandboxFolder:
             | {
                 "arguments": tuple(data["arguments"]),
                 "devices": tuple(data["devices"]),
+                "shelters": tuple(data["shelters"]),
                 "writable_folders": tuple(data["writable_folders"]),
                 "limits": Limits(**limits),
             }

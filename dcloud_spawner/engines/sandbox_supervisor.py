@@ -71,6 +71,9 @@ def supervise(folder: SandboxFolder) -> None:
     """Run one sandbox to its end. Talks on descriptors 0 and 1, as the module says."""
     plan = folder.read_plan()
     cgroup = plan_cgroup(plan)
+    for shelter in plan.shelters:
+        with contextlib.suppress(OSError):
+            Path(shelter, "cgroup.procs").write_text("0", encoding="ascii")
     myself = ProcessIdentity.of(os.getpid())
     assert myself is not None
     record = Record(supervisor=myself)
