@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import io
 import json
 import logging
 import os
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,34 +21,18 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import docker
-import requests.exceptions
 from docker.errors import APIError, DockerException, ImageNotFound
-from docker.utils import kwargs_from_env
 
 from dcloud_spawner.errors import ConfigurationError, EngineError, EngineUnreachable
-from dcloud_spawner.image_base import ensure_image
-from dcloud_spawner.image_recipes import LABEL_RECIPE, Recipe, chain, load_recipes, recipe_name
+from dcloud_spawner.image_build import UNANSWERED, Build, connect, image_id, is_current
+from dcloud_spawner.image_recipes import Recipe, chain, load_recipes, recipe_name
 from dcloud_spawner.profiles import load_profiles
 from dcloud_spawner.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
-
-SILENCE_SECONDS = 3600
-"""How long a build step may say nothing: unpacking some GB of wheels is silent for minutes."""
-
-_PROXY_VARIABLES = (
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-)
-_UNANSWERED = (requests.exceptions.ConnectionError, requests.exceptions.Timeout)
-_STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
 
 
 class ImageState(StrEnum):
@@ -73,7 +55,9 @@ class ImageStatus:
     step: str = ""
     """The line of the Dockerfile that runs now, or ran last."""
     message: str = ""
-    """One sentence for users; for a failure the reason with the last lines of the build."""
+    """One sentence for users; for a failure the reason."""
+    tail: str = ""
+    """For administrators: the last lines of a build that failed."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     log: str = ""
@@ -81,10 +65,6 @@ class ImageStatus:
 
 
 OnProgress = Callable[[ImageStatus], None]
-
-
-class BuildFailed(EngineError):
-    """An image could not be built; the text has the reason and the build's last lines."""
 
 
 class ImageStore:
@@ -130,7 +110,7 @@ class ImageStore:
         self._settings.logs_dir.mkdir(parents=True, exist_ok=True)
         with self._lock():
             work = _Preparation(self, chain(recipes, name), on_progress)
-            return work.run(_client(), force=force)
+            return work.run(connect(), force=force)
 
     def log_path(self, name: str) -> Path:
         """Where the build of a recipe writes."""
@@ -142,6 +122,30 @@ class ImageStore:
         fresh = path.with_suffix(f".{os.getpid()}.new")
         fresh.write_text(json.dumps(asdict(status), default=_iso, indent=1), encoding="utf-8")
         os.replace(fresh, path)
+
+    def supersede(self, image_id: str) -> None:
+        """Remember an image that lost its tag to a newer one."""
+        with (self._folder / "superseded").open("a", encoding="utf-8") as file:
+            file.write(image_id + "\n")
+
+    def remove_superseded(self, client: docker.APIClient) -> None:
+        """Remove remembered images; one that a container still uses stays remembered.
+
+        By name and not by `docker image prune`: layers of a build that another deployment runs
+        at the moment look just the same to that.
+        """
+        path = self._folder / "superseded"
+        if not path.exists():
+            return
+        left = []
+        for old in path.read_text(encoding="utf-8").split():
+            try:
+                client.remove_image(old)
+            except ImageNotFound:
+                continue
+            except APIError:
+                left.append(old)
+        path.write_text("".join(f"{old}\n" for old in left), encoding="utf-8")
 
     def _read(self, name: str) -> ImageStatus:
         image = f"dcloud/{name}:latest"
@@ -182,7 +186,7 @@ class _Preparation:
         self._store = store
         self._recipes = recipes
         self._on_progress = on_progress
-        self._log: TextIO | None = None
+        self._stale: Sequence[Recipe] = ()
         self._last: deque[str] = deque(maxlen=15)
         self._status = {
             recipe.name: ImageStatus(
@@ -195,80 +199,59 @@ class _Preparation:
         }
 
     def run(self, client: docker.APIClient, *, force: bool) -> ImageStatus:
-        stale = [recipe for recipe in self._recipes if not _is_current(client, recipe)]
         wanted = self._recipes[-1]
-        if force and wanted not in stale:
-            stale.append(wanted)
+        self._stale = [
+            recipe
+            for recipe in self._recipes
+            if (force and recipe is wanted) or not is_current(client, recipe)
+        ]
         for recipe in self._recipes:
-            if recipe not in stale:
+            if recipe not in self._stale:
                 self._ready(recipe)
-        for recipe in stale:
+        for recipe in self._stale:
             self._show(recipe, message="Waits for its turn.")
-        for number, recipe in enumerate(stale):
+        for at, recipe in enumerate(self._stale):
             try:
-                self._build(client, recipe, stale[number:], no_cache=force and recipe is wanted)
-            except _UNANSWERED as error:
-                self._fail(stale[number:], f"Docker does not answer: {error}")
+                self._build(client, at, no_cache=force and recipe is wanted)
+            except UNANSWERED as error:
+                self._fail(at, f"Docker does not answer: {error}")
                 break
             except (EngineError, DockerException, OSError) as error:
-                self._fail(stale[number:], str(getattr(error, "explanation", None) or error))
+                self._fail(at, str(getattr(error, "explanation", None) or error))
                 break
             self._ready(recipe)
-        if stale:
-            _prune(client)
+        self._store.remove_superseded(client)
         return self._status[wanted.name]
 
-    def _build(
-        self, client: docker.APIClient, recipe: Recipe, rest: Sequence[Recipe], *, no_cache: bool
-    ) -> None:
+    def _build(self, client: docker.APIClient, at: int, *, no_cache: bool) -> None:
+        recipe = self._stale[at]
+        before = image_id(client, recipe.tag)
         self._last.clear()
-        with self._store.log_path(recipe.name).open("w", encoding="utf-8") as self._log:
-            if not recipe_name(recipe.base):
-                ensure_image(client, recipe.base, lambda text: self._say(recipe, text))
-            stream = client.build(
-                fileobj=io.BytesIO(recipe.context()),
-                custom_context=True,
-                tag=recipe.tag,
-                rm=True,
-                forcerm=True,
-                decode=True,
-                nocache=no_cache,
-                buildargs=_build_arguments(),
-                labels={LABEL_RECIPE: recipe.digest},
+        with self._store.log_path(recipe.name).open("w", encoding="utf-8") as log_file:
+            build = Build(
+                client,
+                recipe,
+                log_file,
+                on_step=lambda number, of, line: self._step(at, number, of, line),
+                say=lambda sentence: self._show(recipe, message=sentence + "."),
+                last=self._last,
             )
-            for event in stream:
-                self._event(recipe, rest, event)
+            build.run(no_cache=no_cache)
+        if before and before != image_id(client, recipe.tag):
+            self._store.supersede(before)
 
-    def _event(self, recipe: Recipe, rest: Sequence[Recipe], event: Mapping[str, Any]) -> None:
-        assert self._log is not None
-        text = str(event.get("stream") or event.get("status") or event.get("error") or "")
-        if text.strip():
-            self._log.write(text if text.endswith("\n") else text + "\n")
-            self._log.flush()
-            self._last.extend(line for line in text.strip().splitlines() if line.strip())
-        if "error" in event:
-            raise BuildFailed(f"{event['error']}\n" + "\n".join(self._last))
-        step = _STEP.match(text)
-        if step is None:
-            return
-        number, of, line = int(step[1]), int(step[2]), step[3].strip()
-        done = sum(recipe.steps[: number - 1])
-        for waiting in rest:
+    def _step(self, at: int, number: int, of: int, line: str) -> None:
+        stale, recipe = self._stale, self._stale[at]
+        done = sum(sum(each.steps) for each in stale[:at]) + sum(recipe.steps[: number - 1])
+        for end in range(at, len(stale)):
             # What waits for this one is as far as this one brings it.
-            above = list(rest[: rest.index(waiting) + 1])
-            total = sum(sum(each.steps) for each in above)
+            total = sum(sum(each.steps) for each in stale[: end + 1])
             self._show(
-                waiting,
+                stale[end],
                 progress=round(min(done / total, 0.99), 3),
                 step=line[:200],
                 message=f"Preparing {recipe.tag.removesuffix(':latest')}, step {number} of {of}.",
             )
-
-    def _say(self, recipe: Recipe, text: str) -> None:
-        assert self._log is not None
-        self._log.write(text + "\n")
-        self._log.flush()
-        self._show(recipe, message=text + ".")
 
     def _ready(self, recipe: Recipe) -> None:
         self._show(
@@ -279,13 +262,15 @@ class _Preparation:
             finished_at=datetime.now(UTC),
         )
 
-    def _fail(self, recipes: Sequence[Recipe], reason: str) -> None:
-        for recipe in recipes:
-            at = "" if recipe is recipes[0] else f"{recipes[0].tag} could not be built: "
+    def _fail(self, at: int, reason: str) -> None:
+        failed = self._stale[at]
+        for recipe in self._stale[at:]:
+            prefix = "" if recipe is failed else f"{failed.tag} could not be built: "
             self._show(
                 recipe,
                 state=ImageState.FAILED,
-                message=at + reason,
+                message=prefix + reason,
+                tail="\n".join(self._last),
                 finished_at=datetime.now(UTC),
             )
 
@@ -295,42 +280,6 @@ class _Preparation:
         self._store.write(recipe.name, status)
         if self._on_progress is not None:
             self._on_progress(status)
-
-
-def _client() -> docker.APIClient:
-    try:
-        client = docker.APIClient(version="auto", timeout=SILENCE_SECONDS, **kwargs_from_env())
-        client.ping()
-    except (DockerException, *_UNANSWERED) as error:
-        raise EngineUnreachable(f"Docker does not answer: {error}") from error
-    return client
-
-
-def _is_current(client: docker.APIClient, recipe: Recipe) -> bool:
-    try:
-        found = client.inspect_image(recipe.tag)  # type: ignore[no-untyped-call]
-    except ImageNotFound:
-        return False
-    labels = found["Config"].get("Labels") or {}
-    return bool(labels.get(LABEL_RECIPE) == recipe.digest)
-
-
-def _prune(client: docker.APIClient) -> None:
-    """Remove our images that lost their tag to a newer one and that no container uses."""
-    with contextlib.suppress(APIError):
-        client.prune_images(  # type: ignore[no-untyped-call]
-            filters={"dangling": True, "label": [LABEL_RECIPE]}
-        )
-
-
-def _build_arguments() -> dict[str, str]:
-    """What a build needs to reach its packages. Docker keeps proxies out of an image's history."""
-    found = {name: os.environ[name] for name in _PROXY_VARIABLES if name in os.environ}
-    index = os.environ.get("PIP_INDEX_URL", "")
-    # Other arguments do stay in the history, so an address with credentials in it must not.
-    if index and "@" not in index:
-        found["PIP_INDEX_URL"] = index
-    return found
 
 
 def _iso(value: object) -> str:
@@ -381,9 +330,10 @@ def _logger() -> OnProgress:
         if seen.get(status.image) != now:
             seen[status.image] = now
             level = logging.ERROR if status.state is ImageState.FAILED else logging.INFO
-            log.log(
-                level, "%s %s %.0f %% %s", status.image, status.state, status.progress * 100, now[1]
-            )
+            percent = round(status.progress * 100)
+            log.log(level, "%s %s %d %% %s", status.image, status.state, percent, status.message)
+            if status.tail:
+                log.log(level, "%s said last:\n%s", status.image, status.tail)
 
     return report
 
