@@ -46,7 +46,7 @@ REMOVAL_SECONDS = 10.0
 LABEL_HOME = "dcloud.home"
 NODE = "local"
 
-_UNANSWERED = (
+UNANSWERED = (
     requests.exceptions.ConnectionError,
     requests.exceptions.Timeout,
 )
@@ -77,7 +77,7 @@ class DockerEngine(Engine):
                     timeout=int(self._settings.engine_timeout_seconds),
                     **kwargs_from_env(),
                 )
-            except (DockerException, *_UNANSWERED) as error:
+            except (DockerException, *UNANSWERED) as error:
                 raise EngineUnreachable(f"Docker does not answer: {error}") from error
             self._local.client = client
         return client
@@ -87,7 +87,7 @@ class DockerEngine(Engine):
         """Translate docker-py's errors into ours."""
         try:
             yield self.client()
-        except _UNANSWERED as error:
+        except UNANSWERED as error:
             self._local.client = None
             raise EngineUnreachable(f"Docker does not answer: {error}") from error
         except APIError as error:
@@ -229,7 +229,7 @@ class DockerEngine(Engine):
 
     def launch(self, spec: ContainerSpec) -> ContainerFacts:
         with self._calls() as client:
-            self._remove_named(client, spec.name)
+            self.remove(spec.name)
             try:
                 ref = client.create_container(**self.create_arguments(spec))["Id"]
             except ImageNotFound as error:
@@ -243,8 +243,9 @@ class DockerEngine(Engine):
                 raise LaunchFailed(f"Docker refused: {error.explanation or error}") from error
             return self._facts(client.inspect_container(ref))
 
-    def _remove_named(self, client: docker.APIClient, name: str) -> None:
-        with contextlib.suppress(NotFound):
+    def remove(self, name: str) -> None:
+        """Remove a container by name, running or not; already gone is success."""
+        with self._calls() as client, contextlib.suppress(NotFound):
             self._remove(client, name)
 
     def stop(self, workload_id: str, grace_seconds: int) -> ContainerFacts | None:

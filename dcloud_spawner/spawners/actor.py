@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 from jupyterhub.apihandlers.users import UserAPIHandler, UserServerAPIHandler
+from jupyterhub.app import JupyterHub
+from jupyterhub.auth import Authenticator
 from tornado.web import RequestHandler
 
 from dcloud_spawner.lifecycle import Actor
@@ -43,17 +45,35 @@ class _Noted:
 
 
 class NotedServerHandler(_Noted, UserServerAPIHandler):
-    """The hub's server API."""
+    """The hub's server API, which also ends what only the store still knows."""
+
+    async def delete(self, *args: str, **kwargs: str) -> None:
+        """Stop a server or leave the queue; takes the user's and the server's name."""
+        await super().delete(*args, **kwargs)
+        user_name, server_name = (*args, "")[:2]
+        user = self.find_user(user_name)
+        spawner = user.spawners.get(server_name) if user is not None else None
+        if user is not None and (spawner is None or not spawner.active):
+            actor = actor_of(self) or Actor("hub")
+            await user.spawner_class.end_forgotten(user.name, server_name, actor)
 
 
 class NotedUserHandler(_Noted, UserAPIHandler):
     """The hub's user API: deleting a user stops their servers."""
 
 
-def noting_handlers() -> list[tuple[str, type]]:
-    """To stand before the hub's own handlers of the same addresses."""
-    return [
-        (r"/api/users/([^/]+)/server", NotedServerHandler),
-        (r"/api/users/([^/]+)/servers/([^/]*)", NotedServerHandler),
-        (r"/api/users/([^/]+)", NotedUserHandler),
-    ]
+_HANDLERS = [
+    (r"/api/users/([^/]+)/server", NotedServerHandler),
+    (r"/api/users/([^/]+)/servers/([^/]*)", NotedServerHandler),
+    (r"/api/users/([^/]+)", NotedUserHandler),
+]
+
+
+def noting(authenticator: type[Authenticator]) -> type[Authenticator]:
+    """The same authenticator class, bringing our handlers: an authenticator's own come before
+    the hub's, so these answer at the hub's addresses."""
+
+    def get_handlers(self: Authenticator, app: JupyterHub) -> list[tuple[str, type]]:
+        return [*_HANDLERS, *authenticator.get_handlers(self, app)]
+
+    return type(authenticator.__name__, (authenticator,), {"get_handlers": get_handlers})

@@ -6,12 +6,12 @@ from concurrent.futures import Executor
 from typing import Any
 
 import docker
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 from dockerspawner import DockerSpawner
 
 from dcloud_spawner.engines.base import ContainerSpec
-from dcloud_spawner.engines.docker import DockerEngine
-from dcloud_spawner.errors import LaunchFailed
+from dcloud_spawner.engines.docker import UNANSWERED, DockerEngine
+from dcloud_spawner.errors import EngineUnreachable, LaunchFailed
 from dcloud_spawner.spawners.mixin import PlatformSpawner
 
 
@@ -55,22 +55,35 @@ class PlatformDockerSpawner(PlatformSpawner, DockerSpawner):
         self.object_name = spec.name
         try:
             ip, port = await DockerSpawner.start(self)
-        except (APIError, ImageNotFound) as error:
+        except UNANSWERED as error:
+            raise EngineUnreachable(f"Docker does not answer: {error}") from error
+        except APIError as error:
             raise LaunchFailed(f"Docker refused: {error.explanation or error}") from error
         return f"http://{ip}:{port}"
+
+    async def fetch_image(self, image: str) -> None:
+        """Let DockerSpawner pull an image that is not here, and say so on the waiting page."""
+        if not await self.platform.in_engine_thread(self._engine.has_image, image):
+            self.fetching_image = f"Fetching {image}"
+            try:
+                await super().pull_image(image)
+            except APIError as error:
+                raise LaunchFailed(
+                    f"The image {image} cannot be fetched: {error.explanation or error}"
+                ) from error
+            finally:
+                self.fetching_image = ""
 
     async def check_allowed(self, image: str) -> str:
         """The image was decided by the profile; DockerSpawner may not decide again."""
         return self.container_spec.image
 
     async def pull_image(self, image: str) -> None:
-        """Fetch the image if needed, and say so on the waiting page."""
-        if not await self.platform.in_engine_thread(self._engine.has_image, image):
-            self.fetching_image = f"Fetching {image}"
-            try:
-                await super().pull_image(image)
-            finally:
-                self.fetching_image = ""
+        """Nothing: fetch_image has done it, before the launch's time limit began."""
+
+    async def remove_object(self) -> None:
+        """Remove a left-over of a dead hub, running or not, and see that it is gone."""
+        await self.platform.in_engine_thread(self._engine.remove, self.container_spec.name)
 
     async def create_object(self) -> Any:
         """Create exactly the container of the spec, by the same function as every workload."""

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, ClassVar
+from collections.abc import Awaitable
+from http import HTTPStatus
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 from jupyterhub.spawner import SpawnException
 from tornado.httpclient import AsyncHTTPClient
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import ContainerFacts, ContainerSpec, Phase
-from dcloud_spawner.errors import Conflict, EngineError, LaunchFailed, UserError
+from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, LaunchFailed, UserError
 from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.options import image_of
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import current_actor
 from dcloud_spawner.spawners.instance import announce_hub
-from dcloud_spawner.spawners.pool import PoolWatch
+from dcloud_spawner.spawners.pool import PoolState, PoolWatch
 from dcloud_spawner.spawners.views import SpawnerViews, refuse_missing_image
 from dcloud_spawner.spawners.watch import AdmissionWatch
 from dcloud_spawner.spec import build_spec
@@ -35,12 +38,18 @@ FOREVER_SECONDS = 10 * 365 * 24 * 3600
 
 READY_POLL_SECONDS = 0.05
 
+RETRY_SECONDS = 1.0
+"""Between two tries to launch while the engine does not answer."""
+
+T = TypeVar("T")
+
 
 class PlatformSpawner(SpawnerViews):
     """Mixin of every spawner class; ``platform`` is set once by the hub's configuration."""
 
     watch: ClassVar[AdmissionWatch]
     launches: ClassVar[asyncio.Semaphore]
+    living: ClassVar[WeakSet[PlatformSpawner]]
 
     @classmethod
     def plug_in(cls, platform: Platform) -> None:
@@ -49,16 +58,28 @@ class PlatformSpawner(SpawnerViews):
         cls.pool = PoolWatch(platform)
         cls.watch = AdmissionWatch(platform)
         cls.launches = asyncio.Semaphore(platform.settings.concurrent_launches)
+        cls.living = WeakSet()
+        cls.pool.listeners.append(cls._notice_ends)
         announce_hub(platform.settings)
+
+    @classmethod
+    def _notice_ends(cls, state: PoolState) -> None:
+        """Tell the hub of servers that somebody else ended (limit, reconciler, command line)."""
+        for spawner in list(cls.living):
+            workload = state.servers.get((spawner.user.name, spawner.name))
+            if spawner.ready and (workload is None or workload.state is not State.RUNNING):
+                # poll() looks again itself, so a reading that is a moment old does no harm.
+                asyncio.ensure_future(spawner.poll_and_notify())  # noqa: RUF006
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.living.add(self)
         self.start_timeout = FOREVER_SECONDS
         self.http_timeout = int(self.platform.settings.launch_timeout_seconds)
         self.options_form = type(self).render_options_form
         self.options_from_form = self.choice_of_form
         self.apply_user_options = lambda spawner, options: None
-        self._launching: asyncio.Future[str] | None = None
+        self._step: asyncio.Future[Any] | None = None
         self._cleanup: asyncio.Task[None] | None = None
 
     # -- the engine's part -------------------------------------------------------------------
@@ -66,6 +87,9 @@ class PlatformSpawner(SpawnerViews):
     async def launch(self, spec: ContainerSpec) -> str:
         """Start the container of a spec and return its address, ``http://IP:PORT``."""
         raise NotImplementedError
+
+    async def fetch_image(self, image: str) -> None:
+        """Bring the image to where it runs; may take minutes and counts against no limit."""
 
     def command_of(self, workload: Workload) -> tuple[str, ...]:
         """The command inside the container; empty means the image's own."""
@@ -76,10 +100,12 @@ class PlatformSpawner(SpawnerViews):
     async def start(self) -> str:
         """Submit, wait for admission however long it takes, launch, and return the address."""
         actor = current_actor(self.handler, default=self.user.name)
-        self.launched_at = None
+        if self._cleanup is not None:
+            await self._cleanup
+        self._cleanup, self.launched_at = None, None
         self.pool.keep_fresh()
         try:
-            workload = await self._submit(actor)
+            workload = await self._in_full(self._submit(actor))
             self.workload_id = workload.id
             await self._wait(workload)
             return await self._start_admitted()
@@ -108,7 +134,6 @@ class PlatformSpawner(SpawnerViews):
         """A new workload, or the one that this server already has and a dead hub left behind."""
         choice = self.validated(self.user_options)
         image = image_of(choice, self.platform.profiles.current()[choice.profile])
-        await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
         existing = await self._open_workload()
         if existing is not None:
             resumable = (State.QUEUED, State.ADMITTED, State.STARTING)
@@ -116,6 +141,7 @@ class PlatformSpawner(SpawnerViews):
                 self.log.info("Taking up %s of %s again", existing.id, existing.server)
                 return existing
             await self._end_previous(existing, actor)
+        await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
         return await self.platform.in_database_thread(
             lifecycle.submit, self.platform, self.user.name, self.name, choice, image, actor
         )
@@ -140,31 +166,52 @@ class PlatformSpawner(SpawnerViews):
 
     async def _start_admitted(self) -> str:
         async with self.launches:
-            begun = await self.platform.in_database_thread(
-                lifecycle.begin_start, self.platform, self.workload_id
+            begun = await self._in_full(
+                self.platform.in_database_thread(
+                    lifecycle.begin_start, self.platform, self.workload_id
+                )
             )
             if begun is None:
                 raise Conflict("This start was cancelled.", code="cancelled")
             workload, accelerators = begun
+            await self.fetch_image(workload.image)
+            limit_seconds = self.platform.settings.launch_timeout_seconds
             try:
-                async with asyncio.timeout(self.platform.settings.launch_timeout_seconds):
-                    spec = await self._build_spec(workload, accelerators)
-                    # Shielded: a cancelled start must not lose sight of a container that the
-                    # engine is just making.
-                    self._launching = asyncio.ensure_future(self.launch(spec))
-                    url = await asyncio.shield(self._launching)
-                    self.launched_at = utc_now()
+                async with asyncio.timeout(limit_seconds):
+                    url = await self._launch_when_engine_answers(workload, accelerators)
                     facts = await self._until_ready(workload, url)
             except TimeoutError as error:
                 raise LaunchFailed(
-                    "It did not answer within "
-                    f"{self.platform.settings.launch_timeout_seconds:g} seconds."
+                    f"It did not answer within {limit_seconds:g} seconds."
                 ) from error
-        if not await self.platform.in_database_thread(
-            lifecycle.mark_ready, self.platform, workload.id, facts
+        if not await self._in_full(
+            self.platform.in_database_thread(
+                lifecycle.mark_ready, self.platform, workload.id, facts
+            )
         ):
             raise Conflict("This start was cancelled.", code="cancelled")
         return url
+
+    async def _in_full(self, step: Awaitable[T]) -> T:
+        """A step that a cancelled start must not lose sight of: it goes on in its thread, and
+        whoever cleans up waits for it first."""
+        self._step = asyncio.ensure_future(step)
+        return await asyncio.shield(self._step)
+
+    async def _launch_when_engine_answers(
+        self, workload: Workload, accelerators: tuple[str, ...]
+    ) -> str:
+        """Launch; an engine that is away for a while costs nobody the GPUs they waited for."""
+        while True:
+            try:
+                spec = await self._build_spec(workload, accelerators)
+                url = await self._in_full(self.launch(spec))
+            except EngineUnreachable as error:
+                self.log.warning("Trying again to launch %s: %s", workload.server, error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self.launched_at = utc_now()
+            return url
 
     async def _build_spec(self, workload: Workload, accelerators: tuple[str, ...]) -> ContainerSpec:
         volume = await self.platform.in_database_thread(
@@ -186,19 +233,23 @@ class PlatformSpawner(SpawnerViews):
         """Wait until the server inside answers, or raise when its container ended first."""
         client = AsyncHTTPClient()
         address = f"{url}{self.server.base_url}api"
-        next_look = asyncio.get_running_loop().time() + 1
+        loop = asyncio.get_running_loop()
+        next_look = loop.time() + 1
+        answered = False
         while True:
-            with contextlib.suppress(Exception):
-                response = await client.fetch(
-                    address, raise_error=False, connect_timeout=1, request_timeout=5
-                )
-                if response.code < 500:
-                    break
-            if asyncio.get_running_loop().time() >= next_look:
-                await self._alive(workload.id)
-                next_look = asyncio.get_running_loop().time() + 1
+            if not answered:
+                with contextlib.suppress(Exception):
+                    response = await client.fetch(
+                        address, raise_error=False, connect_timeout=1, request_timeout=5
+                    )
+                    answered = response.code < HTTPStatus.INTERNAL_SERVER_ERROR
+            if answered or loop.time() >= next_look:
+                next_look = loop.time() + 1
+                with contextlib.suppress(EngineUnreachable):
+                    facts = await self._alive(workload.id)
+                    if answered:
+                        return facts
             await asyncio.sleep(READY_POLL_SECONDS)
-        return await self._alive(workload.id)
 
     async def _alive(self, identifier: str) -> ContainerFacts:
         for facts in await self.platform.in_engine_thread(self.platform.engine.observe, identifier):
@@ -212,15 +263,15 @@ class PlatformSpawner(SpawnerViews):
     async def _give_up(self, reason: str, detail: str) -> None:
         """End the workload of a start that failed or was cancelled. An engine that fails now
         leaves it STOPPING, holding its GPUs; the reconciler goes on."""
-        if self._launching is not None:
-            await asyncio.wait([self._launching])
-            self._launching = None
-        if not self.workload_id:
+        if self._step is not None:
+            await asyncio.wait([self._step])
+        workload = await self._workload() if reason == "cancelled" or self.workload_id else None
+        if workload is None:
             return
         actor = current_actor(None, default="spawner")
         try:
             await self.platform.in_engine_thread(
-                lifecycle.stop, self.platform, self.workload_id, reason, actor, detail[:2000]
+                lifecycle.stop, self.platform, workload.id, reason, actor, detail[:2000]
             )
         except EngineError as error:
             self.log.error("Cannot stop %s yet: %s", self.workload_id, error)
@@ -240,6 +291,7 @@ class PlatformSpawner(SpawnerViews):
     async def poll(self) -> int | str | None:
         """None while the server runs. Never raises: an engine or database that does not answer
         is no reason to give up a server (the hub would stop it)."""
+        self.pool.keep_fresh()
         if self._cleanup is not None and not self._cleanup.done():
             return None
         try:
@@ -268,6 +320,21 @@ class PlatformSpawner(SpawnerViews):
         workload = await self._workload()
         address = workload.url if workload is not None else ""
         return f"{address}{self.server.base_url}" if address else await super().get_url()
+
+    @classmethod
+    async def end_forgotten(cls, user: str, server_name: str, actor: Actor) -> None:
+        """End the workload of a server that this hub is not starting (yet): one that waited
+        when the last hub died. Without this, leaving the queue in that moment would be undone."""
+
+        def find() -> Workload | None:
+            with cls.platform.database.reading() as connection:
+                return workloads.find_open(connection, user, server_name)
+
+        workload = await cls.platform.in_database_thread(find)
+        if workload is not None:
+            await cls.platform.in_engine_thread(
+                lifecycle.stop, cls.platform, workload.id, "cancelled", actor
+            )
 
     async def delete_forever(self) -> None:
         """The user is deleted: keep the home, closed to a new user of the same name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -111,6 +111,8 @@ class PoolWatch:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self.state = read_pool(platform)
+        self.listeners: list[Callable[[PoolState], None]] = []
+        """Called on the event loop after each reading."""
         self._task: asyncio.Task[None] | None = None
 
     def keep_fresh(self) -> None:
@@ -121,6 +123,8 @@ class PoolWatch:
     async def refresh(self) -> PoolState:
         """Read now, for a page that must not show what was true two seconds ago."""
         self.state = await self._platform.in_database_thread(read_pool, self._platform)
+        for listener in self.listeners:
+            listener(self.state)
         return self.state
 
     async def _refresh_forever(self) -> None:

@@ -37,9 +37,7 @@ class Controller:
 
     async def reconcile(self) -> None:
         """Compare containers with rows and mend."""
-        report = await self._platform.in_engine_thread(reconcile, self._platform)
-        for workload in report.ended:
-            await self._hub.notice_end(workload)
+        await self._platform.in_engine_thread(reconcile, self._platform)
 
     async def schedule(self) -> None:
         """The timer's pass."""
@@ -61,14 +59,13 @@ class Controller:
         instance = hub_instance(self._platform.settings)
         if instance == self._resumed_for and loop.time() < self._resume_at:
             return
-        await resume(self._platform, self._hub)
-        self._resumed_for = instance
-        self._resume_at = loop.time() + RESUME_ANYWAY_SECONDS
+        if await resume(self._platform, self._hub):
+            self._resumed_for = instance
+            self._resume_at = loop.time() + RESUME_ANYWAY_SECONDS
 
     async def limits(self) -> None:
         """Stop what is past its limit."""
-        for workload in await self._platform.in_engine_thread(end_overdue, self._platform):
-            await self._hub.notice_end(workload)
+        await self._platform.in_engine_thread(end_overdue, self._platform)
 
     async def homes(self) -> None:
         """Measure homes."""

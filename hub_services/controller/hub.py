@@ -70,13 +70,6 @@ class HubClient:
             "POST", _path(workload), json={"user_options": dict(workload.choice)}
         )
 
-    async def notice_end(self, workload: Workload) -> None:
-        """Let the hub see at once that a server has ended, instead of at its next look."""
-        try:
-            await self._call("DELETE", _path(workload))
-        except HubUnavailable as error:
-            log.info("The hub will notice the end of %s later: %s", workload.server, error)
-
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
