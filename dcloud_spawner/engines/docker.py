@@ -333,6 +333,11 @@ class DockerEngine(Engine):
         with self._calls() as client:
             return self._network.ensure(client)
 
+    def remove_network(self) -> None:
+        """Take the users' network away for good, when no container is left on it."""
+        with self._calls() as client:
+            self._network.remove(client)
+
 
 def _time(text: str) -> datetime | None:
     """The engine's RFC 3339 time with nanoseconds; year 1 means never."""

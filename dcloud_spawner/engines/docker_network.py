@@ -16,6 +16,9 @@ from dcloud_spawner.settings import Settings
 
 log = logging.getLogger(__name__)
 
+METADATA_ADDRESSES = ("169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32")
+"""Where clouds tell a machine its own secrets: link-local, Azure's wire server, Alibaba's."""
+
 
 class DockerNetwork:
     """A bridge without container-to-container traffic, and a packet filter for the host side."""
@@ -45,38 +48,83 @@ class DockerNetwork:
         gateway = found["IPAM"]["Config"][0].get("Gateway")
         if not gateway:
             raise EngineError(f"The Docker network {self.name} has no gateway address.")
+        self._filter(found["Id"][:12])
         self._gateway = gateway.split("/")[0]
-        self._filter(f"br-{found['Id'][:12]}")
         return self._gateway
 
-    def _filter(self, bridge: str) -> None:
-        """Let containers open connections to the hub's port on this host and to no other.
+    def remove(self, client: docker.APIClient) -> None:
+        """Take the network and its packet filter away again; no container may be on it."""
+        self._gateway = ""
+        try:
+            identifier = client.inspect_network(self.name)["Id"][:12]
+        except NotFound:
+            return
+        client.remove_network(self.name)
+        if not _can_filter():
+            return
+        for parent, jump, chain in _jumps(identifier):
+            _iptables("-D", parent, *jump, check=False)
+            _iptables("-F", chain, check=False)
+            _iptables("-X", chain, check=False)
+
+    def _filter(self, identifier: str) -> None:
+        """Let containers open connections to the hub's port on this host and to no other, and
+        to no metadata service of a cloud.
 
         Needs root; ``dcloud doctor`` says so when it is missing.
         """
-        if os.geteuid() != 0 or shutil.which("iptables") is None:
+        if not _can_filter():
             log.warning("Not root or no iptables: containers can reach open ports of this host.")
             return
-        chain = f"DCLOUD-{bridge[3:]}"
-        rules = [
-            ["-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "RETURN"],
-            ["-p", "tcp", "--dport", str(self._settings.hub_port), "-j", "RETURN"],
-            ["-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"],
-            ["-j", "REJECT"],
+        reset = "-p tcp -j REJECT --reject-with tcp-reset"
+        inside = [
+            "-m conntrack --ctstate ESTABLISHED,RELATED -j RETURN",
+            f"-p tcp --dport {self._settings.hub_port} -j RETURN",
+            reset,
+            "-j REJECT",
         ]
-        _iptables("-N", chain, check=False)
-        _iptables("-F", chain)
-        for rule in rules:
-            _iptables("-A", chain, *rule)
-        jump = ["-i", bridge, "-j", chain]
-        if _iptables("-C", "INPUT", *jump, check=False) != 0:
-            _iptables("-I", "INPUT", "1", *jump)
+        outside = [
+            f"-d {address} {verdict}"
+            for address in METADATA_ADDRESSES
+            for verdict in (reset, "-j REJECT")
+        ]
+        jumps = _jumps(identifier)
+        # Both chains are replaced in one commit: another process of ours may do the same now,
+        # and servers that run must not be without a filter for a moment.
+        lines = ["*filter"]
+        for (_, _, chain), rules in zip(jumps, (inside, outside), strict=True):
+            lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules)]
+        _run(["iptables-restore", "-w", "--noflush"], stdin="\n".join([*lines, "COMMIT", ""]))
+        for parent, jump, _ in jumps:
+            if _iptables("-C", parent, *jump, check=False) != 0:
+                _iptables("-I", parent, "1", *jump)
+
+
+def _jumps(identifier: str) -> tuple[tuple[str, list[str], str], ...]:
+    """Built-in chain, rule and our chain: for packets to this host and for forwarded ones.
+
+    Docker itself puts DOCKER-USER before all its own rules, also after it restarts.
+    """
+    forward = "DOCKER-USER" if _iptables("-L", "DOCKER-USER", "-n", check=False) == 0 else "FORWARD"
+    return tuple(
+        (parent, ["-i", f"br-{identifier}", "-j", chain], chain)
+        for parent, chain in (
+            ("INPUT", f"DCLOUD-{identifier}"),
+            (forward, f"DCLOUD-OUT-{identifier}"),
+        )
+    )
+
+
+def _can_filter() -> bool:
+    return os.geteuid() == 0 and shutil.which("iptables") is not None
 
 
 def _iptables(*arguments: str, check: bool = True) -> int:
-    done = subprocess.run(
-        ["iptables", "-w", *arguments], capture_output=True, text=True, check=False
-    )
+    return _run(["iptables", "-w", *arguments], check=check)
+
+
+def _run(command: list[str], *, stdin: str = "", check: bool = True) -> int:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
-        raise EngineError(f"iptables {' '.join(arguments)}: {done.stderr.strip()}")
+        raise EngineError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.returncode
