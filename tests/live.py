@@ -17,6 +17,8 @@ from urllib.parse import quote
 
 import httpx
 
+from dcloud_spawner.engines.docker import DockerEngine
+from dcloud_spawner.errors import EngineError
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
 from hub_services.cli.deployment import cache_dir
@@ -97,8 +99,9 @@ class Deployment:
                 self.platform.engine.stop(found.workload_id, 0)
             for home in self.platform.engine.homes():
                 self.platform.engine.purge_home(home)
-        if self.platform.engine.name == "docker":
-            _remove_network(self.settings.deployment)
+        if isinstance(self.platform.engine, DockerEngine):
+            with contextlib.suppress(EngineError):
+                self.platform.engine.remove_network()
         self.platform.close()
 
     def command(self, name: str) -> list[str]:
@@ -235,12 +238,3 @@ def _text(value: object) -> str:
     import json
 
     return json.dumps(value) if isinstance(value, (list, tuple, dict, bool)) else str(value)
-
-
-def _remove_network(deployment: str) -> None:
-    import docker
-
-    client = docker.from_env()
-    with contextlib.suppress(Exception):
-        network = client.networks.get(f"{deployment}-users")
-        network.remove()

@@ -37,7 +37,7 @@ def until(condition: Callable[[], object], seconds: float, what: str = "it") -> 
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < seconds, f"{what} did not happen in {seconds:g} s"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return time.monotonic() - start
 
 
@@ -67,6 +67,8 @@ class Person:
         """Ask for a server, which must be granted or wait; returns its workload."""
         answer = self.post(choice, server)
         assert answer.status_code in (201, 202), answer.text
+        # A busy engine may be slow to say whether the image is there; the hub does not wait.
+        until(lambda: self.workload(server), 20, "the submission")
         workload = self.workload(server)
         assert workload is not None
         return workload
@@ -74,10 +76,15 @@ class Person:
     def run(self, choice: dict[str, Any] = SMALL, server: str = "") -> Workload:
         """Start a server and wait until it is ready."""
         self.start(choice, server)
-        self.deployment.wait_ready(self.name, server)
+        self.wait_running(server)
         workload = self.workload(server)
         assert workload is not None and workload.state is State.RUNNING
         return workload
+
+    def wait_running(self, server: str = "", seconds: float = 60) -> None:
+        """Return when the store says that it runs and the hub that it is ready."""
+        until(lambda: self.state(server) in (State.RUNNING, None), seconds, "the start")
+        self.deployment.wait_ready(self.name, server)
 
     def stop(self, server: str = "") -> httpx.Response:
         """Stop a server or leave the queue."""
