@@ -14,6 +14,7 @@ import os
 import sys
 
 STATE_FOLDER = "/run/dcloud-simgpu"
+LIBRARY = f"/usr/lib/{os.uname().machine}-linux-gnu/libnvidia-ml.so.1"
 
 
 def environment(config):
@@ -82,13 +83,8 @@ def add_devices(config, minors):
         )  # fmt: skip
 
 
-def edit(home, bundle, container):
-    path = os.path.join(bundle, "config.json")
-    with open(path, encoding="utf-8") as file:
-        config = json.load(file)
-    visible = environment(config).get("NVIDIA_VISIBLE_DEVICES", "")
-    if visible in ("", "void"):
-        return
+def prepare(home, visible, container):
+    """The container's own state folder with what it may see, and the minors of its GPUs."""
     driver, devices = read_state(home)
     lines, minors = choose(devices, visible)
     folder = os.path.join(home, "containers", container)
@@ -96,11 +92,21 @@ def edit(home, bundle, container):
     os.chmod(folder, 0o755)  # whatever the umask: the user inside has uid 1000
     with open(os.path.join(folder, "state"), "w", encoding="utf-8") as file:
         file.write("\n".join([driver, *lines]) + "\n")
+    return folder, minors
+
+
+def edit(home, bundle, container):
+    path = os.path.join(bundle, "config.json")
+    with open(path, encoding="utf-8") as file:
+        config = json.load(file)
+    visible = environment(config).get("NVIDIA_VISIBLE_DEVICES", "")
+    if visible in ("", "void"):
+        return
+    folder, minors = prepare(home, visible, container)
     add_devices(config, minors)
-    library = f"/usr/lib/{os.uname().machine}-linux-gnu/libnvidia-ml.so.1"
     options = ["rbind", "ro", "nosuid", "nodev"]
     config["mounts"] += [
-        {"destination": library, "type": "bind", "options": options,
+        {"destination": LIBRARY, "type": "bind", "options": options,
          "source": os.path.join(home, "container", "libnvidia-ml.so.1")},
         {"destination": STATE_FOLDER, "type": "bind", "source": folder, "options": options},
     ]  # fmt: skip
@@ -131,4 +137,5 @@ def main():
     os.execv(runc, [runc, *arguments])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -51,6 +51,9 @@ STATE_IN_CONTAINER = "/run/dcloud-simgpu/state"
 DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 RUNTIME_PREFIX = "dcloud-simgpu-"
 DOCKER_PID = Path("/var/run/docker.pid")
+HOOK = "nvidia-container-runtime-hook"
+HOOK_REGISTRY = Path("/run/dcloud-simgpu.d")
+"""Links to the simulations that hook.py serves."""
 
 
 class SimulationError(Exception):
@@ -344,6 +347,24 @@ def unregister_docker_runtime(
             return
         del runtimes[name]
     _reload(lambda known: name not in known, timeout_seconds)
+
+
+def install_docker_hook(simulation: Simulation, folder: Path) -> None:
+    """Make device requests (``--gpus``) work on a dockerd whose PATH has ``folder``.
+
+    dockerd looks for the program when it starts and never again. Needs root.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / HOOK, (HERE / "hook.py").read_text(encoding="utf-8"), mode=0o755)
+    HOOK_REGISTRY.mkdir(exist_ok=True)
+    link = HOOK_REGISTRY / simulation.runtime_name
+    link.unlink(missing_ok=True)
+    link.symlink_to(simulation.folder)
+
+
+def remove_docker_hook(simulation: Simulation) -> None:
+    """The hook, wherever it is installed, knows these GPUs no more."""
+    (HOOK_REGISTRY / simulation.runtime_name).unlink(missing_ok=True)
 
 
 @contextmanager
