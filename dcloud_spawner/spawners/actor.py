@@ -6,12 +6,15 @@ request handlers note the person in a context variable, which the hub's tasks in
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from jupyterhub.apihandlers.users import UserAPIHandler, UserServerAPIHandler
 from jupyterhub.app import JupyterHub
 from jupyterhub.auth import Authenticator
-from tornado.web import RequestHandler
+from tornado.web import HTTPError, RequestHandler
 
 from dcloud_spawner.lifecycle import Actor
 
@@ -32,6 +35,19 @@ def current_actor(handler: RequestHandler | None, default: str) -> Actor:
     return known or _actor.get() or Actor(default)
 
 
+@contextmanager
+def _collisions_are_conflicts() -> Iterator[None]:
+    """Two requests for one server at the same moment: the hub answers 500 to the second one."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        raise HTTPError(409, "This start was cancelled by another request.") from error
+    except RuntimeError as error:
+        if " pending " not in str(error):
+            raise
+        raise HTTPError(409, f"Another request is at work: {error}. Try again.") from error
+
+
 class _Noted:
     """Notes who asks before a request that stops or deletes something."""
 
@@ -47,9 +63,15 @@ class _Noted:
 class NotedServerHandler(_Noted, UserServerAPIHandler):
     """The hub's server API, which also ends what only the store still knows."""
 
+    async def post(self, *args: str, **kwargs: str) -> None:
+        """Start a server."""
+        with _collisions_are_conflicts():
+            await super().post(*args, **kwargs)
+
     async def delete(self, *args: str, **kwargs: str) -> None:
         """Stop a server or leave the queue; takes the user's and the server's name."""
-        await super().delete(*args, **kwargs)
+        with _collisions_are_conflicts():
+            await super().delete(*args, **kwargs)
         user_name, server_name = (*args, "")[:2]
         user = self.find_user(user_name)
         spawner = user.spawners.get(server_name) if user is not None else None
