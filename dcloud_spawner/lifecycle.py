@@ -17,7 +17,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from dcloud_spawner.engines.base import ContainerFacts
-from dcloud_spawner.errors import Conflict, InvalidChoice
+from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, InvalidChoice
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.admission import impossible
@@ -351,14 +351,30 @@ def change_limits(
 ) -> Workload:
     """Give a running workload other limits without a restart.
 
-    Raises Conflict when it does not run or its node has not that much left. The row holds the
-    larger of old and new until the engine has done it, so that a crash in between never leaves
-    more in use than is written.
+    Raises InvalidChoice for less than 1, Conflict when it does not run or its node has not that
+    much left, EngineError when the engine refuses (less memory than is in use). The row holds
+    the larger of old and new until the engine has done it, so that a crash in between never
+    leaves more in use than is written.
     """
+    for name, value in (("memory_bytes", memory_bytes), ("cpu_millicores", cpu_millicores)):
+        if value < 1:  # engines read 0 as "no limit" or "as it was"
+            raise InvalidChoice(f"{name}: {value} is not possible.", hint="At least 1.", field=name)
     workload = _reserve_limits(platform, identifier, memory_bytes, cpu_millicores)
-    platform.engine.update_limits(
-        identifier, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
-    )
+    try:
+        platform.engine.update_limits(
+            identifier, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
+        )
+    except EngineUnreachable:
+        raise  # it may have been done
+    except EngineError:
+        with platform.database.transaction() as connection:
+            workloads.set_values(
+                connection,
+                identifier,
+                memory_bytes=workload.memory_bytes,
+                cpu_millicores=workload.cpu_millicores,
+            )
+        raise
     with platform.database.transaction() as connection:
         workloads.set_values(
             connection, identifier, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
