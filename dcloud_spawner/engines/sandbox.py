@@ -30,44 +30,33 @@ from dcloud_spawner.engines.base import (
     NodeFacts,
     Phase,
 )
-from dcloud_spawner.engines.cgroups import Cgroup, CgroupTree, Limits, find_tree
+from dcloud_spawner.engines.cgroups import Cgroup, CgroupTree, find_tree
 from dcloud_spawner.engines.local_node import local_node
 from dcloud_spawner.engines.sandbox_command import (
-    GROUP,
-    PASSWD,
-    USUAL_DEVICES,
-    HostView,
-    SandboxView,
-    bwrap_arguments,
     default_command,
     default_environment,
     look_at_host,
 )
 from dcloud_spawner.engines.sandbox_folders import SandboxFolders
-from dcloud_spawner.engines.sandbox_gpus import (
-    ExtraBinds,
-    GpuPassage,
-    device_rules,
-    offered,
-    pass_gpus,
-)
+from dcloud_spawner.engines.sandbox_gpus import ExtraBinds, offered, pass_gpus
 from dcloud_spawner.engines.sandbox_homes import SandboxHomes
+from dcloud_spawner.engines.sandbox_plan import furnish, make_plan
+from dcloud_spawner.engines.sandbox_ports import (
+    ADDRESS,
+    choose_port,
+    listens_alone,
+    port_lock,
+    with_port,
+)
 from dcloud_spawner.engines.sandbox_records import (
     Plan,
     Record,
     SandboxFolder,
-    boot_id,
     plan_cgroup,
     still_running,
     wait_until_gone,
 )
-from dcloud_spawner.engines.sandbox_start import (
-    ADDRESS,
-    choose_port,
-    port_lock,
-    start_supervisor,
-    with_port,
-)
+from dcloud_spawner.engines.sandbox_start import start_supervisor
 from dcloud_spawner.errors import EngineError, EngineUnreachable
 from dcloud_spawner.settings import Settings, config_file
 
@@ -171,10 +160,15 @@ class SandboxEngine(Engine):
         host = look_at_host(self._state, (config_file(),))
         mounts = self._homes.checked(spec.mounts)
         with self._folders.draft() as draft:
-            gpus = pass_gpus(self._settings, spec.accelerators, draft.path)
+            self._homes.give(furnish(draft))
+            gpus = pass_gpus(self._settings, spec.accelerators, draft.path, folder.path)
+            extra = self._extra_binds(spec.accelerators) if self._extra_binds else ()
+            tree = self._cgroups()
             with port_lock(self._folders.root):
                 port = choose_port(spec.port, self._taken_ports())
-                plan = self._plan(spec, host, mounts, gpus, draft, folder, port)
+                plan = make_plan(
+                    replace(spec, mounts=mounts, port=port), host, gpus, extra, tree, folder
+                )
                 draft.write_plan(plan)
                 self._folders.publish(draft, folder)
             environment = {
@@ -193,56 +187,6 @@ class SandboxEngine(Engine):
             except BaseException:
                 self._end_locked(folder, 0)
                 raise
-
-    def _plan(
-        self,
-        spec: ContainerSpec,
-        host: HostView,
-        mounts: tuple[Mount, ...],
-        gpus: GpuPassage,
-        draft: SandboxFolder,
-        folder: SandboxFolder,
-        port: int,
-    ) -> Plan:
-        draft.tmp.mkdir(mode=0o700)
-        self._homes.give(draft.tmp)
-        for name, text in (("passwd", PASSWD), ("group", GROUP)):
-            (draft.path / name).write_text(text, encoding="ascii")
-            (draft.path / name).chmod(0o644)
-        cgroup = self._cgroups().group(spec.name)
-        own = [(str(draft.path), str(folder.path))]  # seen by its final name once published
-        extra = self._extra_binds(spec.accelerators) if self._extra_binds else ()
-        view = SandboxView(
-            tmp=str(folder.tmp),
-            passwd=str(folder.path / "passwd"),
-            group=str(folder.path / "group"),
-            mounts=mounts,
-            device_nodes=gpus.nodes,
-            files=(
-                *((source.replace(*own[0], 1), target) for source, target in gpus.files),
-                *extra,
-            ),
-            cgroup=_own_limits(cgroup),
-            shm_bytes=spec.shm_bytes,
-        )
-        return Plan(
-            name=spec.name,
-            labels=dict(spec.labels),
-            arguments=bwrap_arguments(host, view),
-            devices=spec.accelerators,
-            url=f"http://{ADDRESS}:{port}",
-            port=port,
-            writable_folders=tuple(mount.source for mount in mounts if not mount.read_only),
-            limits=Limits(
-                memory_bytes=spec.memory_bytes,
-                cpu_millicores=spec.cpu_millicores,
-                pids=spec.pids_limit,
-                devices=(*USUAL_DEVICES, *device_rules(gpus.nodes)),
-            ),
-            cgroup=cgroup.as_record() if cgroup else {},
-            shelters=tuple(str(path) for path in self._cgroups().shelters),
-            boot_id=boot_id(),
-        )
 
     def stop(self, workload_id: str, grace_seconds: int) -> ContainerFacts | None:
         last: ContainerFacts | None = None
@@ -297,6 +241,20 @@ class SandboxEngine(Engine):
                     cgroup.update(memory_bytes, cpu_millicores)
                 except OSError as error:
                     raise EngineError(f"The limits cannot be changed: {error}") from error
+
+    def owns_its_port(self, workload_id: str) -> bool:
+        """Whether the server that answers at a workload's address is the workload's own.
+
+        Sandboxes share the host's network, so another user's program may have taken the port
+        between its choice and the server's start. Ask once the server answers, before any
+        user is sent there.
+        """
+        for facts in self.observe(workload_id):
+            folder = self._folders.named(facts.name)
+            record = folder.read_record()
+            if facts.phase is Phase.ALIVE and record is not None and record.init is not None:
+                return listens_alone(record.init.pid, folder.read_plan().port)
+        return False
 
     # -- homes -----------------------------------------------------------------------------------
 
@@ -375,19 +333,6 @@ def _terminate(record: Record, cgroup: Cgroup | None, grace_seconds: float) -> N
         wait_until_gone(record.supervisor, KILL_SECONDS)
     if record.init is not None:
         wait_until_gone(record.init, KILL_SECONDS)
-
-
-def _own_limits(cgroup: Cgroup | None) -> tuple[tuple[str, str], ...]:
-    """Programs size themselves by their own group: shown where they look for it."""
-    if cgroup is None:
-        return ()
-    if cgroup.version == 2:
-        return ((str(cgroup.paths[0]), "/sys/fs/cgroup"),)
-    return tuple(
-        (str(path), f"/sys/fs/cgroup/{controller}")
-        for controller, path in cgroup.folders.items()
-        if controller in ("memory", "cpu", "pids")
-    )
 
 
 def _tail(file: Path) -> bytes:

@@ -19,6 +19,7 @@ ExtraBinds = Callable[[tuple[str, ...]], Sequence[tuple[str, str]]]
 """From the UUIDs of a sandbox to (path of the host, path inside), bound read-only."""
 
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+SIMULATED = "simgpu"
 SIMULATION_FOLDER = "/run/dcloud-simgpu"
 """Where tests/simgpu's library looks for its state inside a container."""
 
@@ -38,8 +39,10 @@ def offered(accelerators: Sequence[AcceleratorFacts]) -> tuple[AcceleratorFacts,
     return tuple(facts for facts in accelerators if facts.kind is AcceleratorKind.GPU)
 
 
-def pass_gpus(settings: Settings, uuids: tuple[str, ...], folder: Path) -> GpuPassage:
-    """The passage for exactly these UUIDs; ``folder`` is the sandbox's own.
+def pass_gpus(settings: Settings, uuids: tuple[str, ...], draft: Path, folder: Path) -> GpuPassage:
+    """The passage for exactly these UUIDs.
+
+    Files go into ``draft``, which becomes ``folder`` before the sandbox starts.
 
     Raises LaunchFailed on an unknown or lost GPU, in the words of NVIDIA's container runtime.
     """
@@ -60,7 +63,8 @@ def pass_gpus(settings: Settings, uuids: tuple[str, ...], folder: Path) -> GpuPa
         "CUDA_VISIBLE_DEVICES": ",".join(uuids),
     }
     if settings.simulated_gpus:
-        return _simulated(settings, uuids, nodes, environment, folder)
+        _simulate_state(settings, uuids, draft / SIMULATED)
+        return _simulated(settings, nodes, environment, folder / SIMULATED)
     for node in nodes:
         if not Path(node).is_char_device():
             raise LaunchFailed(f"device error: {node} is missing on this host")
@@ -77,17 +81,11 @@ def device_rules(nodes: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(rules))
 
 
-def _simulated(
-    settings: Settings,
-    uuids: tuple[str, ...],
-    nodes: Sequence[str],
-    environment: dict[str, str],
-    folder: Path,
-) -> GpuPassage:
-    library = Path(settings.nvml_library).resolve()
-    own = folder / "simgpu"
-    own.mkdir(mode=0o755, exist_ok=True)
-    lines = (library.parent.parent / "state").read_text(encoding="utf-8").splitlines()
+def _simulate_state(settings: Settings, uuids: tuple[str, ...], own: Path) -> None:
+    """Write a state file that lists only these GPUs."""
+    own.mkdir(mode=0o755)
+    state = Path(settings.nvml_library).resolve().parent.parent / "state"
+    lines = state.read_text(encoding="utf-8").splitlines()
     kept = [
         line
         for line in lines
@@ -95,6 +93,12 @@ def _simulated(
     ]
     (own / "state").write_text("\n".join(kept) + "\n", encoding="utf-8")
     (own / "state").chmod(0o644)
+
+
+def _simulated(
+    settings: Settings, nodes: Sequence[str], environment: dict[str, str], own: Path
+) -> GpuPassage:
+    library = Path(settings.nvml_library).resolve()
     return GpuPassage(
         nodes=tuple(("/dev/null", node) for node in (*nodes, *CONTROL_NODES[:2])),
         files=((str(own), SIMULATION_FOLDER), (str(library.parent), "/run/nvidia/lib")),

@@ -186,6 +186,24 @@ def test_the_server_is_told_its_port_and_keeps_its_path(bench: Bench) -> None:
     assert url.startswith("http://127.0.0.1:")
 
 
+def test_a_server_of_somebody_else_on_my_port_is_found_out(
+    bench: Bench, sandbox_engine: SandboxEngine
+) -> None:
+    serve = "import http.server as h; h.test(h.SimpleHTTPRequestHandler, port={}, bind='127.0.0.1')"
+    own = "import os; p = os.environ['JUPYTERHUB_SERVICE_URL'].split(':')[2].split('/')[0]; "
+    given = {"JUPYTERHUB_SERVICE_URL": "http://0.0.0.0:8888/"}
+    victim = bench.spec(*SLEEP)
+    port = int(bench.engine.launch(victim).url.rpartition(":")[2])
+    thief = bench.spec(*python(serve.format(port)))
+    honest = bench.spec(*python(own + serve.format("int(p)")), environment=given)
+    for spec in (thief, honest):
+        bench.engine.launch(spec)
+        bench.output(spec, "Serving HTTP")
+    assert not sandbox_engine.owns_its_port(victim.labels[LABEL_WORKLOAD])
+    assert sandbox_engine.owns_its_port(honest.labels[LABEL_WORKLOAD])
+    assert not sandbox_engine.owns_its_port("never-was")
+
+
 class HubApi(BaseHTTPRequestHandler):
     """Stands in for the hub's API: a single-user server asks it for its version at start."""
 
@@ -202,7 +220,9 @@ class HubApi(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-def test_without_a_command_the_single_user_server_runs(bench: Bench) -> None:
+def test_without_a_command_the_single_user_server_runs(
+    bench: Bench, sandbox_engine: SandboxEngine
+) -> None:
     hub = ThreadingHTTPServer(("127.0.0.1", 0), HubApi)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     environment = {
@@ -226,6 +246,7 @@ def test_without_a_command_the_single_user_server_runs(bench: Bench) -> None:
             except URLError:
                 time.sleep(0.2)
         assert b"version" in answered, bench.engine.logs(spec.labels[LABEL_WORKLOAD])
+        assert sandbox_engine.owns_its_port(spec.labels[LABEL_WORKLOAD])
         last = bench.stop(spec, 10)
         assert last is not None and last.exit_code == 0
     finally:
