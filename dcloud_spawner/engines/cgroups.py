@@ -266,8 +266,10 @@ def _v1_tree(mounts: Mapping[str, Path], name: str) -> CgroupTree:
             missing.append(f"{controller} is not mounted")
             continue
         try:
-            (mounts[controller] / name).mkdir(exist_ok=True)
-            parents[controller] = mounts[controller] / name
+            parent = mounts[controller] / name
+            parent.mkdir(exist_ok=True)
+            _require_write(parent)  # it may have been made by another user
+            parents[controller] = parent
         except OSError as error:
             missing.append(f"{controller}: {error.strerror}")
     # Killing and freezing without any limit would only look like a limit.
@@ -285,8 +287,11 @@ def _v2_tree(root: Path, own: str, name: str) -> CgroupTree:
             if not wanted:
                 reason = reason or f"{base} offers no controllers"
                 continue
+            # Whoever may not write here may not move processes from our group to the new ones.
+            _require_write(base / "cgroup.procs")
             parent = base / name
             parent.mkdir(exist_ok=True)
+            _require_write(parent)
             for folder in (base, parent):
                 for controller in wanted:
                     _write(folder / "cgroup.subtree_control", f"+{controller}")
@@ -300,6 +305,11 @@ def _v2_tree(root: Path, own: str, name: str) -> CgroupTree:
         except OSError as error:
             reason = reason or f"{base}: {error.strerror}"
     return CgroupTree(2, {}, reason)
+
+
+def _require_write(path: Path) -> None:
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "not writable for us")
 
 
 def _shelters(parents: Iterable[Path]) -> tuple[Path, ...]:

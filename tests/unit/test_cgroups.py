@@ -39,6 +39,7 @@ def proc(folder: Path, mountinfo: str, own: str = "0::/\n") -> Path:
 def v2_mount(folder: Path, controllers: str = "cpuset cpu io memory pids") -> str:
     folder.mkdir(exist_ok=True)
     (folder / "cgroup.controllers").write_text(controllers + "\n")
+    (folder / "cgroup.procs").write_text("")
     return f"29 22 0:26 / {folder} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 
 
@@ -80,8 +81,9 @@ def test_a_user_gets_the_highest_group_that_was_delegated(
     mounts = v2_mount(tmp_path / "cg")
     service = tmp_path / "cg" / "user.slice" / "dcloud.service"
     service.mkdir(parents=True)
-    (service.parent / "cgroup.controllers").write_text("memory pids\n")
-    (service / "cgroup.controllers").write_text("memory pids\n")
+    for folder in (service.parent, service):
+        (folder / "cgroup.controllers").write_text("memory pids\n")
+        (folder / "cgroup.procs").write_text("")
     own = "0::/user.slice/dcloud.service\n"
     written = cgroups._write
 
