@@ -1,0 +1,37 @@
+"""``make bench``: every figure beside its peer, into bench/results.json.
+
+Names on the command line choose; without one all run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from bench import cold_start, scheduler_pass
+
+BENCHES = {"cold_start": cold_start.measure, "scheduler_pass": scheduler_pass.measure}
+RESULTS = Path(__file__).parent / "results.json"
+
+
+def main(names: list[str]) -> int:
+    """Run and print; results of benches that did not run are kept."""
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        print(f"No bench {', '.join(sorted(unknown))}; there are: {', '.join(BENCHES)}.")
+        return 2
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in names or list(BENCHES):
+        for key, result in BENCHES[name]().items():
+            results[key] = result.as_dict()
+            print(
+                f"{key}: {result.value:g} {result.unit}, {result.peer}: {result.peer_value:g}, "
+                f"ratio {result.ratio:.3f}, n {result.n}"
+            )
+        RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
