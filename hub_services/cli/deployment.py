@@ -81,7 +81,9 @@ class Deployment:
 
 
 SIMULATED = "DCLOUD_UP_SIMULATED_GPUS"
-"""Remembered with the settings, but read by ``dcloud up`` alone."""
+ENGINE_WISH = "DCLOUD_UP_ENGINE"
+"""Remembered with the settings, but read by ``dcloud up`` alone: how many simulated GPUs, and
+which engine the shell asked for before one was chosen."""
 
 
 def cache_dir() -> Path:

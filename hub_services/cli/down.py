@@ -10,10 +10,9 @@ from dcloud_spawner import lifecycle
 from dcloud_spawner.errors import ConfigurationError, EngineError
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import workloads
-from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.deployment import Deployment
 from hub_services.cli.servers import cli_actor
-from hub_services.cli.stored import database_exists, reading
+from hub_services.cli.stored import database_exists, running_servers
 from hub_services.cli.supervision import Supervisor
 from hub_services.cli.up import LONG_RUNNING
 
@@ -25,7 +24,7 @@ def down(console: Console, deployment: Deployment, *, servers: bool) -> None:
     with console.status("stopping hub, proxy and controller"):
         stopped = Supervisor(deployment).stop()
     console.print("stopped hub, proxy and controller" if stopped else "nothing was running")
-    left = _running(deployment)
+    left = running_servers(deployment.settings)
     if left and not servers:
         console.print(
             f"{len(left)} users' servers keep running and are there after the next `dcloud up`: "
@@ -46,13 +45,6 @@ def restart(console: Console, deployment: Deployment, names: Sequence[str]) -> N
         raise ConfigurationError(f"No program {unknown[0]}; there are {', '.join(LONG_RUNNING)}.")
     supervisor.restart(wanted)
     console.print(f"restarted {', '.join(wanted)}; users' servers keep running", highlight=False)
-
-
-def _running(deployment: Deployment) -> list[Workload]:
-    if not database_exists(deployment.settings):
-        return []
-    with reading(deployment.settings) as connection:
-        return list(workloads.holding(connection))
 
 
 def _stop_servers(console: Console, deployment: Deployment) -> None:

@@ -191,11 +191,9 @@ def docker_mend() -> str:
 
 def _bring_docker(log: Path, say: Say) -> bool:
     absent = missing(DOCKER_COMMANDS)
-    if absent and not may_install():
-        return not missing(["dockerd"]) and start_docker(log, say)
     try:
-        install(packages_for(absent), say)
+        if may_install():
+            install(packages_for(absent), say)
     except ConfigurationError as error:
         say(str(error))
-        return False
     return start_docker(log, say)

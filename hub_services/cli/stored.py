@@ -9,12 +9,27 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from dcloud_spawner.settings import Settings
+from dcloud_spawner.store import workloads
 from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.workloads import Workload
 
 
 def database_exists(settings: Settings) -> bool:
     """Whether an ``up`` has made the database; a PostgreSQL one is taken to exist."""
     return bool(settings.database_url) or Path(settings.state / "dcloud.sqlite").exists()
+
+
+def running_servers(settings: Settings) -> list[Workload]:
+    """What holds resources now; empty before the first ``up``."""
+    if not database_exists(settings):
+        return []
+    database = Database(settings.store_url)
+    try:
+        database.migrate()
+        with database.reading() as connection:
+            return list(workloads.holding(connection))
+    finally:
+        database.close()
 
 
 @contextmanager

@@ -16,9 +16,11 @@ from rich.console import Console
 
 from dcloud_spawner.errors import ConfigurationError
 from dcloud_spawner.profiles import ProfileBook
+from dcloud_spawner.settings import load_settings
 from dcloud_spawner.store.database import Database
 from hub_services.cli import machine, ports
 from hub_services.cli.deployment import (
+    ENGINE_WISH,
     SIMULATED,
     Deployment,
     open_deployment,
@@ -30,6 +32,7 @@ from hub_services.cli.orphans import find_orphans
 from hub_services.cli.processes import loopback
 from hub_services.cli.secrets import PROXY_TOKEN, ensure_secrets, read_secret
 from hub_services.cli.simulated import simulated_variables
+from hub_services.cli.stored import running_servers
 from hub_services.cli.supervision import ProgramState, Supervisor
 from hub_services.cli.way_in import first_admin, way_in
 
@@ -73,11 +76,17 @@ def prepare(
         console.print(f"  {text}", highlight=False)
 
     log = deployment.settings.logs_dir / "dockerd.log"
-    engine = machine.prepare_engine(deployment.settings, log, say, may_change=install)
+    wish = _engine_wish(deployment)
+    update: dict[str, object] = {}
+    # With servers running the engine stays what it is: another would know nothing of them.
+    if not running_servers(deployment.settings):
+        update = {"engine": wish or _configured_engine()}
+    settings = deployment.settings.model_copy(update=update)
+    engine = machine.prepare_engine(settings, log, say, may_change=install)
     count = deployment.simulated_gpus if simulated_gpus is None else simulated_gpus
     variables = present_variables()
-    # Chosen once: a hub that starts while dockerd is away must wait for it, not change engines.
-    variables["DCLOUD_ENGINE"] = engine
+    # Chosen here: a hub that starts while dockerd is away must wait for it, not change engines.
+    variables.update({"DCLOUD_ENGINE": engine, ENGINE_WISH: wish})
     for name, value in simulated_variables(deployment, engine, count, say).items():
         variables.pop(name, None)
         if value:
@@ -89,6 +98,23 @@ def prepare(
             del os.environ[name]
     os.environ.update(variables)
     return open_deployment()
+
+
+def _engine_wish(deployment: Deployment) -> str:
+    """The engine asked for by a shell, now or at an earlier ``up``; empty when none did."""
+    if "DCLOUD_ENGINE" in deployment.recalled:
+        return deployment.remembered.get(ENGINE_WISH, "")
+    return os.environ.get("DCLOUD_ENGINE", "")
+
+
+def _configured_engine() -> str:
+    """The engine of dcloud.toml, or the default."""
+    chosen = os.environ.pop("DCLOUD_ENGINE", None)
+    try:
+        return load_settings().engine
+    finally:
+        if chosen is not None:
+            os.environ["DCLOUD_ENGINE"] = chosen
 
 
 @contextmanager
@@ -109,6 +135,7 @@ def _tell_remembered(console: Console, deployment: Deployment, forget: bool) -> 
 
 _OWN = {
     SIMULATED,
+    ENGINE_WISH,
     "DCLOUD_CONFIG",
     "DCLOUD_CACHE",
     "DCLOUD_ENGINE",
