@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dcloud_spawner.scheduler.placement import FreeNode, empty_pool, place
+from dcloud_spawner.scheduler.placement import FreeNode, candidates, empty_pool, place
 from dcloud_spawner.scheduler.snapshot import Accelerator, Node, Request, Snapshot
 
 GIB = 2**30
@@ -45,8 +47,8 @@ def impossible(
     if request.memory_bytes > largest_memory:
         return Refused(
             "memory_gib",
-            f"No node has {request.memory_bytes / GIB:g} GiB of memory for servers; "
-            f"the largest offers {largest_memory / GIB:.1f} GiB.",
+            f"No node has {gib(request.memory_bytes)} GiB of memory for servers; "
+            f"the largest offers {gib_at_most(largest_memory)} GiB.",
             "Ask for less memory.",
         )
     most_cpus = max(node.cpu_millicores for node in pool.values())
@@ -73,12 +75,14 @@ def _impossible_gpus(pool: Mapping[str, FreeNode], request: Request) -> Refused:
         for node in pool.values()
         for model in ([request.gpu_model] if request.gpu_model else models or [""])
     )
+    if not most:
+        return Refused("gpus", "There is no GPU here.", "Choose 0 GPUs.")
     if request.gpus > most:
         what = f"{request.gpu_model} GPUs" if request.gpu_model else "GPUs of one model"
         return Refused(
             "gpus",
             f"No node has {request.gpus} {what}; the most on one node is {most}.",
-            f"Ask for up to {most}." if most else "Choose 0 GPUs: this pool has none.",
+            f"Ask for up to {most}.",
         )
     return Refused(
         "memory_gib",
@@ -108,39 +112,48 @@ def _short_of(request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot
     if not free:
         return "No node is taking work: all are drained or none is known yet."
     if request.gpus:
-        per_node = {
-            name: sum(
-                request.gpu_model in (None, found.model) for found in node.accelerators.values()
-            )
-            for name, node in free.items()
-        }
-        most, total = max(per_node.values()), sum(per_node.values())
+        groups = [
+            Counter(found.model for found in candidates(node, request)) for node in free.values()
+        ]
+        total = sum(group.total() for group in groups)
+        most = max(max(group.values(), default=0) for group in groups)
         model = f"{request.gpu_model} GPU" if request.gpu_model else "GPU"
         if total < request.gpus:
             asked = f"You asked for {_count(request.gpus, model)} and {_are_free(total)}."
             return asked + _unhealthy(request, snapshot)
         if most < request.gpus:
+            kind = "" if request.gpu_model else " and of one model"
             return (
-                f"You asked for {_count(request.gpus, model)} on one node. {total} are free, "
-                f"but at most {most} together."
+                f"You asked for {_count(request.gpus, model)} on one node{kind}. "
+                f"{total} are free, but at most {most} together."
             )
     memory = max(node.memory_bytes for node in free.values())
     if memory < request.memory_bytes:
         return (
-            f"You asked for {request.memory_bytes / GIB:g} GiB of memory and "
-            f"{max(memory, 0) / GIB:.1f} GiB are free."
+            f"You asked for {gib(request.memory_bytes)} GiB of memory and "
+            f"{gib_at_most(memory)} GiB are free."
         )
     cpus = max(node.cpu_millicores for node in free.values())
     if cpus < request.cpu_millicores:
         return (
             f"You asked for {_count_cores(request.cpu_millicores)} and "
-            f"{max(cpus, 0) / 1000:g} are free."
+            f"{_are_free(max(cpus, 0) / 1000)}."
         )
     return "No single node has the GPUs, the memory and the cores free together."
 
 
-def _are_free(total: int) -> str:
-    return "none is free" if total == 0 else f"{total} {'is' if total == 1 else 'are'} free"
+def gib(size_bytes: int) -> str:
+    """A size in GiB, as somebody asked for it."""
+    return f"{size_bytes / GIB:g}"
+
+
+def gib_at_most(size_bytes: int) -> str:
+    """What there is in GiB, rounded down: 16 must not be refused where "16.0" is offered."""
+    return f"{math.floor(max(size_bytes, 0) / GIB * 10) / 10:g}"
+
+
+def _are_free(total: float) -> str:
+    return "none is free" if total == 0 else f"{total:g} {'is' if total == 1 else 'are'} free"
 
 
 def _unhealthy(request: Request, snapshot: Snapshot) -> str:

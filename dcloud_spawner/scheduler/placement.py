@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dcloud_spawner.scheduler.snapshot import Accelerator, Node, Placement, Request
@@ -41,36 +41,50 @@ def candidates(free: FreeNode, request: Request) -> list[Accelerator]:
 def place(free: Mapping[str, FreeNode], request: Request) -> Placement | None:
     """The best placement now, or None. All accelerators come from one node and, when several,
     are of one model; the fullest node that fits is taken, so that big holes stay whole."""
-    best: tuple[tuple[int, int, int, str], Placement] | None = None
+    best = min(_options(free, request), key=lambda option: option.rank, default=None)
+    return best.placement(request.gpus) if best else None
+
+
+def placements(free: Mapping[str, FreeNode], request: Request) -> list[Placement]:
+    """Every placement that makes a difference to others, the best first: one for each node and
+    model. Which accelerators of one model it takes decides for nobody whether they fit."""
+    options = sorted(_options(free, request), key=lambda option: option.rank)
+    return [option.placement(request.gpus) for option in options]
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    rank: tuple[int, int, int, str, int, str]
+    node: str
+    group: list[Accelerator]
+    """Free accelerators of one model, at least as many as asked for."""
+
+    def placement(self, count: int) -> Placement:
+        if count == 0:
+            return Placement(self.node, ())
+        # Instances of one MIG GPU share an index: the UUID makes the order certain.
+        group = sorted(self.group, key=lambda found: (found.index, found.uuid))
+        return Placement(self.node, tuple(found.uuid for found in _most_adjacent(group, count)))
+
+
+def _options(free: Mapping[str, FreeNode], request: Request) -> Iterator[_Option]:
     for node in free.values():
         if node.cpu_millicores < request.cpu_millicores or node.memory_bytes < request.memory_bytes:
             continue
-        chosen = _choose(candidates(node, request), request.gpus)
-        if chosen is None:
-            continue
-        key = (
-            len(node.accelerators) - request.gpus,
-            node.memory_bytes,
-            node.cpu_millicores,
-            node.name,
-        )
-        if best is None or key < best[0]:
-            best = (key, Placement(node.name, chosen))
-    return best[1] if best else None
+        left = len(node.accelerators) - request.gpus
+        for model, group in _groups(candidates(node, request), request.gpus).items():
+            rank = (left, node.memory_bytes, node.cpu_millicores, node.name, len(group), model)
+            yield _Option(rank, node.name, group)
 
 
-def _choose(free: list[Accelerator], count: int) -> tuple[str, ...] | None:
+def _groups(free: list[Accelerator], count: int) -> dict[str, list[Accelerator]]:
+    """Free accelerators by model, where one model has enough of them."""
     if count == 0:
-        return ()
+        return {"": []}
     by_model: dict[str, list[Accelerator]] = {}
     for accelerator in free:
         by_model.setdefault(accelerator.model, []).append(accelerator)
-    fitting = [group for group in by_model.values() if len(group) >= count]
-    if not fitting:
-        return None
-    group = min(fitting, key=lambda found: (len(found), found[0].model))
-    group.sort(key=lambda accelerator: accelerator.index)
-    return tuple(accelerator.uuid for accelerator in _most_adjacent(group, count))
+    return {model: group for model, group in by_model.items() if len(group) >= count}
 
 
 def _most_adjacent(group: list[Accelerator], count: int) -> list[Accelerator]:

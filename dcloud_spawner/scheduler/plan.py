@@ -2,7 +2,7 @@
 
 The queue is placed from its head. The first request that does not fit gets a reservation at
 the earliest time that the running work's own limits allow. A later one starts now only if it
-ends before that time or leaves the reserved place alone.
+ends before that time or the reserved request still fits at that time beside it.
 Source of the method: Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995.
 """
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 
 from dcloud_spawner.scheduler.admission import waiting_reasons
-from dcloud_spawner.scheduler.placement import FreeNode, empty_pool, place
+from dcloud_spawner.scheduler.placement import FreeNode, empty_pool, place, placements
 from dcloud_spawner.scheduler.snapshot import Holding, Placement, Request, Snapshot
 
 FORECAST_LIMIT = 200
@@ -50,8 +51,15 @@ class Plan:
 @dataclass(slots=True)
 class _Reservation:
     at: datetime
-    spare: dict[str, FreeNode]
-    """What stays free at that time once the reserved request has started."""
+    request: Request
+    pool: dict[str, FreeNode]
+    """What is free at that time for the reserved request and whoever still runs beside it."""
+
+    def leaves_room(self, request: Request, placement: Placement) -> bool:
+        """Whether the reserved request could start in time if another one still ran there."""
+        node = self.pool[placement.node].copy()
+        node.take(request, placement.accelerators)
+        return place({**self.pool, node.name: node}, self.request) is not None
 
 
 def make_plan(snapshot: Snapshot, queue: Sequence[Request]) -> Plan:
@@ -139,12 +147,11 @@ def _reserve(
     snapshot: Snapshot, free: Mapping[str, FreeNode], running: Iterable[Holding], request: Request
 ) -> _Reservation | None:
     future = _copy(free)
-    for at, held in _ends(running, snapshot.at):
-        _release(future, held, snapshot)
-        placement = place(future, request)
-        if placement is not None:
-            future[placement.node].take(request, placement.accelerators)
-            return _Reservation(at, future)
+    for at, ending in groupby(_ends(running, snapshot.at), key=lambda pair: pair[0]):
+        for _, held in ending:
+            _release(future, held, snapshot)
+        if place(future, request) is not None:
+            return _Reservation(at, request, future)
     return None
 
 
@@ -154,23 +161,11 @@ def _backfill(
     """Where a later request starts now without delaying the reserved one, or None."""
     if now + timedelta(seconds=request.limit_seconds) <= reservation.at:
         return place(free, request)
-    both = {
-        name: FreeNode(
-            name,
-            min(node.cpu_millicores, reservation.spare[name].cpu_millicores),
-            min(node.memory_bytes, reservation.spare[name].memory_bytes),
-            {
-                uuid: accelerator
-                for uuid, accelerator in node.accelerators.items()
-                if uuid in reservation.spare[name].accelerators
-            },
-        )
-        for name, node in free.items()
-    }
-    placement = place(both, request)
-    if placement is not None:
-        reservation.spare[placement.node].take(request, placement.accelerators)
-    return placement
+    for placement in placements(free, request):
+        if reservation.leaves_room(request, placement):
+            reservation.pool[placement.node].take(request, placement.accelerators)
+            return placement
+    return None
 
 
 def _latest_starts(
@@ -179,19 +174,26 @@ def _latest_starts(
     running: Iterable[Holding],
     queue: Iterable[Request],
 ) -> dict[str, datetime]:
-    """Start of each waiting request if everyone uses up the whole limit and nobody overtakes."""
-    pool = _copy(free)
+    """Start of each waiting request if everyone uses up the whole limit and nobody overtakes.
+
+    One that no known limit makes room for (its GPUs are drained, say) has none, and those
+    behind it are planned around it, as the pass itself does.
+    """
+    pool, at_last = _copy(free), _copy(free)
     ends = _ends(running, snapshot.at)
+    for _, held in ends:
+        _release(at_last, held, snapshot)
     now = snapshot.at
     latest: dict[str, datetime] = {}
     for request in queue:
+        if place(at_last, request) is None:
+            continue
         placement = place(pool, request)
         while placement is None and ends:
             now, held = ends.pop(0)
             _release(pool, held, snapshot)
             placement = place(pool, request)
-        if placement is None:
-            break
+        assert placement is not None, "everything has ended, so it is as free as at_last"
         pool[placement.node].take(request, placement.accelerators)
         latest[request.id] = now
         end = (now + timedelta(seconds=request.limit_seconds), _as_holding(request, placement, now))
