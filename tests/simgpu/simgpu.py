@@ -24,12 +24,15 @@ The state file has one line a device, fields separated by tabs:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -51,6 +54,7 @@ STATE_IN_CONTAINER = "/run/dcloud-simgpu/state"
 DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 RUNTIME_PREFIX = "dcloud-simgpu-"
 DOCKER_PID = Path("/var/run/docker.pid")
+DOCKER_SOCKET = Path("/var/run/docker.sock")
 HOOK = "nvidia-container-runtime-hook"
 HOOK_REGISTRY = Path("/run/dcloud-simgpu.d")
 """Links to the simulations that hook.py serves."""
@@ -394,17 +398,29 @@ def _daemon_config() -> Iterator[dict[str, object]]:
 def _reload(done: Callable[[Sequence[str]], bool], timeout_seconds: float) -> None:
     if done(docker_runtimes()):
         return
-    try:
-        os.kill(int(DOCKER_PID.read_text(encoding="utf-8")), signal.SIGHUP)
-    except (OSError, ValueError) as error:
-        raise SimulationError(
-            f"dockerd cannot be told to reload ({DOCKER_PID}): {error}"
-        ) from error
+    os.kill(_dockerd(), signal.SIGHUP)
     deadline = time.monotonic() + timeout_seconds
     while not done(docker_runtimes()):
         if time.monotonic() > deadline:
             raise SimulationError("dockerd did not take up the new list of runtimes")
         time.sleep(0.05)
+
+
+def _dockerd() -> int:
+    """Process id of the machine's dockerd, by its pid file or by who listens on its socket."""
+    candidates = []
+    with contextlib.suppress(OSError, ValueError):
+        candidates.append(int(DOCKER_PID.read_text(encoding="utf-8")))
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(DOCKER_SOCKET))
+        peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        candidates.append(struct.unpack("3i", peer)[0])
+    for pid in candidates:
+        # A pid file can outlive its process and name another one.
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "dockerd":
+                return pid
+    raise SimulationError("dockerd is not to be found, and so cannot be told of a new runtime")
 
 
 def docker_runtimes() -> tuple[str, ...]:
