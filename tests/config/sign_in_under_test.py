@@ -1,5 +1,6 @@
 """The hub's sign-in as it is, in front of JupyterHub's simplest spawner: no engine is needed."""
 
+import os
 from typing import cast
 
 from dcloud_spawner.authenticator.select import configure_authenticator
@@ -37,3 +38,7 @@ c.JupyterHub.template_vars = template_vars(
 )
 c.JupyterHub.extra_handlers = form_handlers()
 c.JupyterHub.log_level = 10
+c.JupyterHub.services = [{"name": "tester", "api_token": os.environ["DCLOUD_TEST_TOKEN"]}]
+c.JupyterHub.load_roles = [
+    {"name": "tester", "services": ["tester"], "scopes": ["read:users", "list:users"]}
+]

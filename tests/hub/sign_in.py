@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -31,19 +32,23 @@ GOOD_PASSWORD = "plum orbit lantern"
 class SignInHub:
     """A proxy and a hub with DCloud's sign-in, in a state folder of their own."""
 
-    def __init__(self, state: Path, *, hub_database_url: str = "", **settings: object) -> None:
+    def __init__(
+        self, state: Path, *, secret_files: Mapping[str, str] | None = None, **settings: object
+    ) -> None:
         values: dict[str, object] = {
             "state": state,
             "port": free_port(),
             "hub_port": free_port(),
             "proxy_api_port": free_port(),
-            "hub_database_url": hub_database_url,
             "profiles_dir": ROOT / "tests" / "config" / "profiles",
             **settings,
         }
         self.settings = Settings(**values)  # type: ignore[arg-type]
+        self._secrets = {"cookie_secret": secrets.token_hex(32), **(secret_files or {})}
+        self.tester = secrets.token_hex(16)
         self.environment = {
             **os.environ,
+            "DCLOUD_TEST_TOKEN": self.tester,
             "DCLOUD_CONFIG": os.devnull,
             "CONFIGPROXY_AUTH_TOKEN": secrets.token_hex(16),
             "PYTHONPATH": str(ROOT),
@@ -57,8 +62,9 @@ class SignInHub:
         install_proxy(cache_dir())
         folder = self.settings.secrets_dir
         folder.mkdir(parents=True, mode=0o700)
-        (folder / "cookie_secret").write_text(secrets.token_hex(32))
-        (folder / "cookie_secret").chmod(0o600)
+        for name, secret in self._secrets.items():
+            (folder / name).write_text(secret)
+            (folder / name).chmod(0o600)
         self.database = Database(self.settings.store_url)
         self.database.migrate()
         try:
@@ -154,6 +160,16 @@ class SignInHub:
         answer = visitor.sign_in(name)
         assert answer.status_code == 303, visitor.said(answer)
         return visitor
+
+    def user(self, name: str) -> dict[str, Any]:
+        """The hub's model of a user; empty when it has none."""
+        answer = httpx.get(
+            f"{self.url}/hub/api/users/{name}",
+            headers={"Authorization": f"token {self.tester}"},
+            trust_env=False,
+        )
+        model: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+        return model
 
     def acts(self, target: str) -> list[events.Event]:
         """The action log of one account."""
