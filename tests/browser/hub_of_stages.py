@@ -78,6 +78,7 @@ class Page(web.RequestHandler):
 
 class StagedSpawner(Spawner):
     entered: dict[str, object] | None = None
+    wrong: str = ""
     http: HTTPServer | None = None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -110,12 +111,13 @@ class StagedSpawner(Spawner):
             server=self.name,
             last_choice=said.get("last_choice"),
             entered=self.user.spawner.entered,
+            error_field=self.user.spawner.wrong,
             active_servers=tuple(n for n, s in self.user.spawners.items() if s.active),
         )
 
     async def draw_form(self) -> str:
         view = await self.view()
-        self.user.spawner.entered = None
+        self.user.spawner.entered, self.user.spawner.wrong = None, ""
         return render_spawn_form(view)
 
     async def live_form(self) -> dict[str, object]:
@@ -127,6 +129,7 @@ class StagedSpawner(Spawner):
         try:
             choice = validate(entered, PROFILES, groups=groups).as_dict()
         except UserError as error:
+            self.user.spawner.wrong = error.field
             refused = SpawnException(error.text, reason=error.code, status_code=400)
             refused.jupyterhub_message = error.text
             raise refused from error

@@ -209,7 +209,7 @@ async function refresh() {
   clearTimeout(timer);
   if (document.hidden) return;
   try {
-    const answer = await fetch(form.dataset.live, { headers: { Accept: "application/json" } });
+    const answer = await fetch(form.dataset.fresh, { headers: { Accept: "application/json" } });
     if (!answer.ok) throw new Error(String(answer.status));
     live = await answer.json();
     drawCards();

@@ -11,12 +11,13 @@ const DOING = {
   ready: "Waiting for the server",
 };
 const BACK_OFF_MS = [500, 1000, 2000, 4000, 8000, 15000];
+const SILENCE_MS = 12000;
 const RESUME_GRACE_MS = 45000;
 
 const by = (id) => document.getElementById(id);
 const main = by("main");
 let view = JSON.parse(by("w-view").textContent) ?? {};
-let source = null, lostAt = 0, tries = 0, leaving = false, failed = false, spoken = null;
+let stream = null, lostAt = 0, tries = 0, leaving = false, failed = false, spoken = null;
 
 /* ---- Words ---- */
 function asked(request = {}) {
@@ -182,29 +183,62 @@ function tick() {
   const since = view.stages?.queue?.since;
   say(by("w-waited"), since ? `for ${length(seconds(since))}` : "");
   drawSteps();
-  if (source?.readyState === EventSource.OPEN) drawLive("live");
+  if (stream?.open) drawLive("live");
 }
 
 /* ---- The stream ---- */
-function connect() {
-  source?.close();
-  source = new EventSource(main.dataset.progress);
-  source.onopen = () => { lostAt = 0; tries = 0; drawLive("live"); };
-  source.onmessage = (event) => take(JSON.parse(event.data));
-  source.onerror = () => { source.close(); lose(); };
+
+/** Read the hub's event stream. Not by EventSource: that does not show the empty lines the hub
+ *  sends every 8 seconds, and a proxy keeps our side open when the hub behind it has died. */
+async function connect() {
+  stream?.end();
+  const control = new AbortController();
+  const mine = { open: false, end: () => { mine.open = false; clearTimeout(mine.watch); control.abort(); } };
+  stream = mine;
+  const alive = () => {
+    clearTimeout(mine.watch);
+    mine.watch = setTimeout(() => control.abort(), SILENCE_MS);
+  };
+  try {
+    alive();
+    const answer = await fetch(main.dataset.progress, { signal: control.signal, headers: { Accept: "text/event-stream" } });
+    if (!answer.ok) throw new Error(String(answer.status));
+    mine.open = true;
+    lostAt = 0;
+    tries = 0;
+    drawLive("live");
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      alive();
+      const parts = (rest + value).split("\n\n");
+      rest = parts.pop();
+      for (const part of parts) if (part.trim().startsWith("data:")) take(JSON.parse(part.trim().slice(5)));
+    }
+  } catch { /* ended below */ }
+  const current = stream === mine; // else it was ended on purpose
+  mine.end();
+  if (current) lose();
+}
+
+function disconnect() {
+  const ended = stream;
+  stream = null;
+  ended?.end();
 }
 
 function take(event) {
   if (leaving) return;
   if (event.ready) {
-    source.close();
+    disconnect();
     document.title = "Ready · DCloud";
     say(by("w-news"), "Ready. It opens now.");
     location.reload(); // the hub sends this address on to the server, with ?next= kept
     return;
   }
   if (event.failed) {
-    source.close();
+    disconnect();
     fail(event);
     return;
   }
@@ -293,7 +327,7 @@ by("w-sure").addEventListener("click", async (event) => {
     by("w-sure").disabled = false;
     say(by("w-sure"), "Try again");
     say(by("w-lost"), error.message);
-    if (source?.readyState === EventSource.CLOSED) lose();
+    if (!stream?.open) lose();
   }
 });
 
