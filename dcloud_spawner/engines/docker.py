@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,6 @@ from http import HTTPStatus
 from typing import Any
 
 import docker
-import psutil
 import requests.exceptions
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env
@@ -31,11 +29,9 @@ from dcloud_spawner.engines.base import (
     Phase,
 )
 from dcloud_spawner.engines.docker_network import DockerNetwork
-from dcloud_spawner.engines.nvml import NvmlUnavailable, read_accelerators
+from dcloud_spawner.engines.local_node import LocalNode
 from dcloud_spawner.errors import EngineError, EngineUnreachable, LaunchFailed
 from dcloud_spawner.settings import Settings
-
-log = logging.getLogger(__name__)
 
 CPU_PERIOD_US = 100_000
 """The kernel's default CFS period, in microseconds."""
@@ -44,7 +40,6 @@ REMOVAL_SECONDS = 10.0
 """How long another process's removal of the same container is waited for."""
 
 LABEL_HOME = "dcloud.home"
-NODE = "local"
 
 UNANSWERED = (
     requests.exceptions.ConnectionError,
@@ -61,6 +56,7 @@ class DockerEngine(Engine):
         self._settings = settings
         self._local = threading.local()
         self._network = DockerNetwork(settings)
+        self._node = LocalNode(settings.nvml_library)
 
     @property
     def network_name(self) -> str:
@@ -101,21 +97,7 @@ class DockerEngine(Engine):
 
     def inventory(self) -> tuple[NodeFacts, ...]:
         self.ping()
-        known = True
-        try:
-            accelerators = read_accelerators(self._settings.nvml_library)
-        except NvmlUnavailable as error:
-            log.warning("The NVIDIA driver does not answer: %s", error)
-            accelerators, known = (), False
-        return (
-            NodeFacts(
-                NODE,
-                cpu_millicores=(psutil.cpu_count() or 1) * 1000,
-                memory_bytes=psutil.virtual_memory().total,
-                accelerators=accelerators,
-                accelerators_known=known,
-            ),
-        )
+        return (self._node.facts(),)
 
     def observe(self, workload_id: str | None = None) -> tuple[ContainerFacts, ...]:
         labels = [f"{LABEL_DEPLOYMENT}={self._settings.deployment}"]

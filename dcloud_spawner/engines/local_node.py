@@ -6,7 +6,7 @@ import logging
 
 import psutil
 
-from dcloud_spawner.engines.base import NodeFacts
+from dcloud_spawner.engines.base import AcceleratorFacts, NodeFacts
 from dcloud_spawner.engines.nvml import NvmlUnavailable, read_accelerators
 
 log = logging.getLogger(__name__)
@@ -14,18 +14,26 @@ log = logging.getLogger(__name__)
 NODE = "local"
 
 
-def local_node(nvml_library: str) -> NodeFacts:
-    """Cores, memory and accelerators of this host, asked afresh."""
-    known = True
-    try:
-        accelerators = read_accelerators(nvml_library)
-    except NvmlUnavailable as error:
-        log.warning("The NVIDIA driver does not answer: %s", error)
-        accelerators, known = (), False
-    return NodeFacts(
-        NODE,
-        cpu_millicores=(psutil.cpu_count() or 1) * 1000,
-        memory_bytes=psutil.virtual_memory().total,
-        accelerators=accelerators,
-        accelerators_known=known,
-    )
+class LocalNode:
+    """This host. It remembers its accelerators: a driver often cannot name one that is lost."""
+
+    def __init__(self, nvml_library: str) -> None:
+        self._library = nvml_library
+        self._seen: tuple[AcceleratorFacts, ...] = ()
+
+    def facts(self) -> NodeFacts:
+        """Cores, memory and accelerators, asked afresh."""
+        known = True
+        try:
+            accelerators = read_accelerators(self._library, known=self._seen)
+            self._seen = accelerators
+        except NvmlUnavailable as error:
+            log.warning("The NVIDIA driver does not answer: %s", error)
+            accelerators, known = (), False
+        return NodeFacts(
+            NODE,
+            cpu_millicores=(psutil.cpu_count() or 1) * 1000,
+            memory_bytes=psutil.virtual_memory().total,
+            accelerators=accelerators,
+            accelerators_known=known,
+        )

@@ -31,7 +31,7 @@ from dcloud_spawner.engines.base import (
     Phase,
 )
 from dcloud_spawner.engines.cgroups import Cgroup, CgroupTree, find_tree
-from dcloud_spawner.engines.local_node import local_node
+from dcloud_spawner.engines.local_node import LocalNode
 from dcloud_spawner.engines.sandbox_command import (
     default_command,
     default_environment,
@@ -79,6 +79,7 @@ class SandboxEngine(Engine):
 
     def __init__(self, settings: Settings, extra_binds: ExtraBinds | None = None) -> None:
         self._settings = settings
+        self._node = LocalNode(settings.nvml_library)
         self._extra_binds = extra_binds
         self._state = settings.state.absolute()
         self._folders = SandboxFolders(self._state / "sandboxes")
@@ -131,7 +132,7 @@ class SandboxEngine(Engine):
 
     def inventory(self) -> tuple[NodeFacts, ...]:
         self.ping()
-        node = local_node(self._settings.nvml_library)
+        node = self._node.facts()
         return (replace(node, accelerators=offered(node.accelerators)),)
 
     def has_image(self, image: str) -> bool:
@@ -279,10 +280,11 @@ class SandboxEngine(Engine):
         phase = self._phase(folder, plan)
         record = folder.read_record()
         cgroup = plan_cgroup(plan)
-        finished_at = record.finished_at if record else None
-        if phase is Phase.ENDED and record is not None and finished_at is None:
+        ended = record if phase is Phase.ENDED else None
+        finished_at = ended.finished_at if ended else None
+        if ended is not None and finished_at is None:
             # Its supervisor was killed, or the machine went down: the last moment known alive.
-            finished_at = folder.last_beat() or record.started_at
+            finished_at = folder.last_beat() or ended.started_at
         labels = plan.labels
         return ContainerFacts(
             ref=str(folder.path),
@@ -294,8 +296,8 @@ class SandboxEngine(Engine):
             phase=phase,
             devices=plan.devices,
             started_at=record.started_at if record else None,
-            finished_at=finished_at if phase is Phase.ENDED else None,
-            exit_code=record.exit_code if record else None,
+            finished_at=finished_at,
+            exit_code=ended.exit_code if ended else None,
             oom_killed=bool((record and record.oom_killed) or (cgroup and cgroup.oom_kills() > 0)),
             url=plan.url if phase is Phase.ALIVE else "",
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dcloud_spawner.engines.base import AcceleratorFacts, AcceleratorKind, Health
+from dcloud_spawner.engines.local_node import LocalNode
 from dcloud_spawner.engines.nvml import (
     NvmlUnavailable,
     driver_version,
@@ -104,6 +105,22 @@ def test_a_lost_gpu_that_the_driver_cannot_name_is_told_from_memory(gpus: Simula
     found = read(gpus, known=before)
     assert found[sick].health is Health.LOST
     assert sum(facts.health is Health.OK for facts in found.values()) == 3
+
+
+def test_an_engines_node_remembers_what_it_lost(gpus: Simulation) -> None:
+    node = LocalNode(str(gpus.library))
+    assert {facts.health for facts in node.facts().accelerators} == {Health.OK}
+    sick = gpus.uuids()[0]
+    simgpu.set_health(gpus, sick, "lost")
+    for _ in range(2):
+        found = {facts.uuid: facts.health for facts in node.facts().accelerators}
+        assert found.pop(sick) is Health.LOST
+        assert set(found.values()) == {Health.OK}
+    simgpu.set_driver(gpus, init=999)
+    assert not node.facts().accelerators_known
+    simgpu.set_driver(gpus, init=0)
+    simgpu.set_health(gpus, sick, "ok")
+    assert {facts.health for facts in node.facts().accelerators} == {Health.OK}
 
 
 def test_a_gpu_in_mig_mode_offers_its_instances_and_not_itself(built: Simulation) -> None:
