@@ -31,7 +31,7 @@ from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store.logins import Login, LoginStatus
 
 
-class DCloudAuthenticator(Authenticator):  # type: ignore[misc]
+class DCloudAuthenticator(Authenticator):
     """Sign-up, approval by an administrator, lock-out, one-time links."""
 
     platform_source = Callable(

@@ -31,7 +31,7 @@ SIGN_IN_NOTICES = {
 NOTE_MAX_LENGTH = 200
 
 
-class Page(BaseHandler):  # type: ignore[misc]
+class Page(BaseHandler):
     """What the forms have in common."""
 
     template = ""
@@ -77,7 +77,7 @@ class Page(BaseHandler):  # type: ignore[misc]
         self.redirect(url, status=303)
 
 
-class SignInHandler(LoginHandler):  # type: ignore[misc]
+class SignInHandler(LoginHandler):
     """The hub's sign-in page, with the reason of a refusal under its own status."""
 
     def set_default_headers(self) -> None:

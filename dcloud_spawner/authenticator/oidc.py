@@ -29,7 +29,7 @@ Model = dict[str, Any]
 """The hub's model of who signs in: name, groups, admin, auth_state."""
 
 
-class FollowsProvider(OAuthenticator):  # type: ignore[misc]
+class FollowsProvider(OAuthenticator):
     """Mixed in before a class of oauthenticator by :func:`following`."""
 
     platform: ClassVar[Platform]

@@ -56,7 +56,7 @@ class NodeFacts:
     memory_bytes: int
     accelerators: tuple[AcceleratorFacts, ...] = ()
     accelerators_known: bool = True
-    """False when the driver could not be asked: the last known accelerators are then not offered."""
+    """False when the driver could not be asked: what it said before is then not offered."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """Everything an engine needs to run one workload. Made by ``spec.build_spec``, a pure function."""
+    """All an engine needs to run one workload. Made by ``spec.build_spec``, a pure function."""
 
     name: str
     """Unique within the deployment and the same for every attempt of one workload."""

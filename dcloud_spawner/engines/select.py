@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def select_engine(settings: Settings) -> Engine:
-    """The engine that the settings force; with ``auto`` Docker when one answers, else the sandbox."""
+    """The engine the settings force; with ``auto`` Docker when one answers, else the sandbox."""
     if settings.engine == "docker":
         return DockerEngine(settings)
     if settings.engine == "sandbox":

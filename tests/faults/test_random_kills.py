@@ -19,7 +19,7 @@ import pytest
 from dcloud_spawner.store import events, leases, workloads
 from tests.faults.chaos import GPUS, Chaos, Watch
 from tests.faults.relay import Relay
-from tests.live import ROOT, Deployment
+from tests.live import Deployment
 from tests.simgpu.simgpu import docker_gpus, settings_environment
 
 HERE = Path(__file__).parent
