@@ -12,7 +12,9 @@ from dcloud_spawner.authenticator.source import source_address
 
 
 def _request(peer: str, **headers: str) -> HTTPServerRequest:
-    made = HTTPHeaders({name.replace("_", "-"): value for name, value in headers.items()})
+    made = HTTPHeaders(
+        {"Host": "hub"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    )
     context: Any = SimpleNamespace(_orig_remote_ip=peer, remote_ip=peer)
     connection = SimpleNamespace(context=context)
     start = RequestStartLine("GET", "/", "HTTP/1.1")
