@@ -14,7 +14,6 @@ from http import HTTPStatus
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
-from jupyterhub.spawner import SpawnException
 from tornado.httpclient import AsyncHTTPClient
 
 from dcloud_spawner import lifecycle
@@ -26,6 +25,7 @@ from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import current_actor
 from dcloud_spawner.spawners.instance import announce_hub
 from dcloud_spawner.spawners.pool import PoolState, PoolWatch
+from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.spawners.views import SpawnerViews, refuse_missing_image
 from dcloud_spawner.spawners.watch import AdmissionWatch
 from dcloud_spawner.spec import build_spec
@@ -117,13 +117,13 @@ class PlatformSpawner(SpawnerViews):
         except UserError as error:
             await self._give_up("refused", error.message)
             await self._forget_bad_options()
-            raise SpawnException(
+            raise StartRefused(
                 error.text, reason=error.code, status_code=error.status_code
             ) from error
         except Exception as error:
             await self._give_up("failed", str(error))
             if isinstance(error, EngineError):
-                raise SpawnException(
+                raise StartRefused(
                     f"The server could not be started. {error}",
                     reason="engine",
                     status_code=500 if isinstance(error, LaunchFailed) else 503,

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jupyterhub.spawner import SpawnException
-
 from dcloud_spawner.errors import Unavailable, UserError
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.form.view import ImageStatus, Offer, SpawnFormView, live_data, render_spawn_form
@@ -17,6 +15,7 @@ from dcloud_spawner.options import Choice, validate
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.spawners.pool import PoolState, PoolWatch, availability
+from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.store import events, nodes, workloads
 from dcloud_spawner.store.events import Event
 from dcloud_spawner.store.nodes import AcceleratorRow
@@ -58,12 +57,15 @@ class SpawnerViews(HubSpawner):
     """What is being fetched now, in words; empty when nothing is."""
 
     _entered: Mapping[str, object] | None = None
+    _wrong_field: str = ""
 
     # -- the form ------------------------------------------------------------------------------
 
     async def render_options_form(self) -> str:
         """The inner HTML of the start page."""
-        return render_spawn_form(await self.form_view())
+        view = await self.form_view()
+        self._entered, self._wrong_field = None, ""
+        return render_spawn_form(view)
 
     async def live_form(self) -> dict[str, object]:
         """What changes on the start page while it is open."""
@@ -99,6 +101,7 @@ class SpawnerViews(HubSpawner):
             server=self.name,
             last_choice=last,
             entered=self._entered,
+            error_field=self._wrong_field,
             named_servers=True,
             active_servers=tuple(
                 name for name, spawner in self.user.spawners.items() if spawner.active
@@ -111,12 +114,14 @@ class SpawnerViews(HubSpawner):
 
     def choice_of_form(self, form: Mapping[str, list[str]]) -> dict[str, object]:
         """Validate a posted form; raises what the page shows with status 400."""
-        self._entered = choice_from_form(form)
+        entered = choice_from_form(form)
+        # The hub draws a refused form by the default server, whichever it was posted for.
+        drawn_by = self.user.spawner
         try:
-            choice = self.validated(self._entered)
+            choice = self.validated(entered)
         except UserError as error:
-            raise SpawnException(error.text, reason=error.code, status_code=400) from error
-        self._entered = None
+            drawn_by._entered, drawn_by._wrong_field = entered, error.field
+            raise StartRefused(error.text, reason=error.code, status_code=400) from error
         return choice.as_dict()
 
     def validated(self, options: object) -> Choice:
