@@ -71,14 +71,18 @@ def _make_debian(client: docker.APIClient, say: Callable[[str], None]) -> None:
             lines = "\n".join(done.stderr.strip().splitlines()[-5:])
             raise EngineError(f"mmdebstrap could not make {DEBIAN}:\n{lines}")
         say(f"Importing {DEBIAN}")
-        name, _, tag = DEBIAN.partition(":")
-        with archive.open("rb") as file:
-            client.import_image_from_stream(
-                file,
-                repository=name,
-                tag=tag,
-                changes=['CMD ["bash"]', "LABEL dcloud.made-by=mmdebstrap"],
-            )
+        import_archive(client, archive, DEBIAN)
+
+
+def import_archive(client: docker.APIClient, archive: Path, image: str) -> None:
+    """Make an image of one layer out of a root file system's tar archive."""
+    name, _, tag = image.partition(":")
+    client.import_image_from_file(
+        str(archive),
+        repository=name,
+        tag=tag,
+        changes=['CMD ["bash"]', "LABEL dcloud.made-by=mmdebstrap"],
+    )
 
 
 def _own_sources() -> list[str]:

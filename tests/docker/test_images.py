@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import docker
 import pytest
 
 from dcloud_spawner.errors import ConfigurationError
+from dcloud_spawner.image_base import import_archive
+from dcloud_spawner.image_build import connect
 from dcloud_spawner.images import ImageState, ImageStatus, ImageStore
 from dcloud_spawner.settings import Settings
 
@@ -134,6 +137,22 @@ def test_a_base_that_cannot_be_had_is_a_failure_with_the_reason(recipes: Recipes
     status = recipes.store.prepare(recipes.parent)
     assert status.state is ImageState.FAILED
     assert "127.0.0.1:9/nowhere:1 cannot be pulled" in status.message
+
+
+def test_a_root_file_system_made_here_becomes_an_image(docker_engine: str, tmp_path: Path) -> None:
+    archive = tmp_path / "root.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(__file__, "etc/made-here")
+    name = f"test-{secrets.token_hex(4)}:made"
+    client = connect()
+    try:
+        import_archive(client, archive, name)
+        config = client.inspect_image(name)["Config"]
+        assert config["Cmd"] == ["bash"]
+        assert config["Labels"] == {"dcloud.made-by": "mmdebstrap"}
+    finally:
+        client.remove_image(name)
+        client.close()
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(recipes: Recipes) -> None:
