@@ -38,9 +38,9 @@ def test_takes_hours():
 
 def run_sample(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """pytest in a project of its own that uses our conftest."""
-    (folder / "tests").mkdir()
-    (folder / "tests" / "test_sample.py").write_text(SAMPLE)
-    (folder / "tests" / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (folder / "sample").mkdir()
+    (folder / "sample" / "test_sample.py").write_text(SAMPLE)
+    (folder / "sample" / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu: x\n  soak: x\n  database: x\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--import-mode=importlib"],
