@@ -144,12 +144,12 @@ def _short_of(request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot
 
 def gib(size_bytes: int) -> str:
     """A size in GiB, as somebody asked for it."""
-    return f"{size_bytes / GIB:g}"
+    return f"{size_bytes / GIB:.10g}"
 
 
 def gib_at_most(size_bytes: int) -> str:
     """What there is in GiB, rounded down: 16 must not be refused where "16.0" is offered."""
-    return f"{math.floor(max(size_bytes, 0) / GIB * 10) / 10:g}"
+    return f"{math.floor(max(size_bytes, 0) / GIB * 10) / 10:.10g}"
 
 
 def _are_free(total: float) -> str:
