@@ -40,6 +40,8 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "chromium": "chromium",
     "gcc": "gcc libc6-dev",
+    "java": "default-jre-headless",
+    "mvn": "maven",
     "fc-list": "fontconfig fonts-dejavu-core fonts-inter",
 }
 """Command that shows a package to be there, and the packages that bring it."""
