@@ -7,31 +7,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dcloud_spawner.form.availability import ModelAvailability
+from dcloud_spawner.form.words import listed
 
 State = Literal["now", "waits", "no"]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The answer for one choice: a short mark that stands on it, and the reason in a sentence."""
+    """The answer for one choice."""
 
     state: State
     mark: str
-    reason: str = ""
+    """Stands on the choice."""
+    why: str = ""
+    """The reason, without what it is about; empty when it is free now."""
+
+
+NOW = Fit("now", "now")
 
 
 def fit_gpus(count: int, candidates: Sequence[ModelAvailability]) -> Fit:
     """Whether ``count`` GPUs of one of these models are free together on one node."""
     if count == 0:
-        return Fit("now", "now")
+        return NOW
     most = max((found.most for found in candidates), default=0)
     if most == 0:
-        return Fit("no", "none here", "There are no such GPUs here.")
+        return Fit("no", "none here", "there are no such GPUs here")
     if count > most:
         node = "this node type has" if len(candidates) == 1 else "a node has"
-        return Fit("no", f"{node} {most}", f"More than {most} on one node do not exist here.")
+        return Fit("no", f"{node} {most}", f"the most on one node are {most}")
     if count <= max(found.largest_free_on_one_node for found in candidates):
-        return Fit("now", "now")
+        return NOW
     return Fit("waits", "waits", _why_gpus_wait(count, candidates))
 
 
@@ -40,28 +46,45 @@ def _why_gpus_wait(count: int, candidates: Sequence[ModelAvailability]) -> str:
     free = sum(found.free for found in candidates)
     out = sum(found.unhealthy for found in candidates)
     service = f", {out} out of service" if out else ""
-    noun = "GPU waits" if count == 1 else "GPUs wait"
     if free == 0:
-        taken = "all are taken" if not out else f"{total - out} of {total} are taken"
-        return f"{count} {noun}: {taken}{service}."
+        return f"{total - out} of {total} are taken{service}" if out else "all are taken"
     if free < count:
-        verb = "is" if free == 1 else "are"
-        return f"{count} {noun}: {free} of {total} {verb} free{service}."
-    return f"{count} {noun}: {free} are free, but not together on one node and of one model."
+        return f"{free} of {total} {'is' if free == 1 else 'are'} free{service}"
+    return f"{free} are free, but not together on one node and of one model"
 
 
-def fit_amount(wanted: float, free: float, most: float, unit: str) -> Fit:
-    """Whether an amount of memory (``GiB``) or of CPU (``cores``) is free on a node."""
-    amount = f"{wanted:g} {unit[:-1] if wanted == 1 and unit.endswith('s') else unit}"
+def fit_amount(wanted: float, free: float, most: float) -> Fit:
+    """Whether an amount of memory or of CPU is free on a node."""
     if wanted > most:
-        reason = f"{amount} are not possible: the largest node offers {most:.4g}."
-        return Fit("no", f"a node has {most:.4g}", reason)
+        return Fit("no", f"a node has {figure(most)}", f"the largest node offers {figure(most)}")
     if wanted > free:
-        return Fit("waits", "waits", f"{amount} wait: {max(free, 0):.4g} are free.")
-    return Fit("now", "now")
+        return Fit("waits", "waits", f"{figure(max(free, 0))} are free")
+    return NOW
 
 
-def hint(fits: Mapping[str, Fit]) -> str:
-    """The reasons of all choices that are not free now, each once."""
-    reasons = [fit.reason for fit in fits.values() if fit.reason]
-    return " ".join(dict.fromkeys(reasons))
+def figure(amount: float) -> str:
+    """One decimal at most, rounded down: what is shown as free is free."""
+    return f"{int(amount * 10) / 10:g}"
+
+
+def reason(fits: Mapping[str, Fit], unit: str) -> str:
+    """Why these choices are not free now: ``3 and 4 GPUs wait: 2 of 4 are free.``
+
+    Keys of ``fits`` are the amounts; choices with the same reason share a sentence.
+    """
+    groups: dict[tuple[State, str], list[str]] = {}
+    for amount, fit in fits.items():
+        if fit.why:
+            groups.setdefault((fit.state, fit.why), []).append(amount)
+    return " ".join(
+        f"{listed(amounts)} {_verb(state, amounts, unit)}: {why}."
+        for (state, why), amounts in groups.items()
+    )
+
+
+def _verb(state: State, amounts: Sequence[str], unit: str) -> str:
+    one = amounts == ["1"]
+    noun = unit.removesuffix("s") if one else unit
+    if state == "no":
+        return f"{noun} {'is' if one else 'are'} not possible"
+    return f"{noun} {'waits' if one else 'wait'}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from dcloud_spawner.form.availability import Availability, ModelAvailability
-from dcloud_spawner.form.fit import Fit, fit_amount, fit_gpus, hint
+from dcloud_spawner.form.fit import Fit, fit_amount, fit_gpus, reason
 from dcloud_spawner.profiles import AmountChoices, Profile
 
 ANY = ""
@@ -51,24 +51,27 @@ class Panel:
     """What the user named; empty means the profile's own."""
 
     @property
-    def fits(self) -> tuple[Fit, ...]:
-        """What the chosen values mean."""
+    def _chosen(self) -> tuple[tuple[str, Fit, str], ...]:
         return (
-            self.model.fits[self.gpus],
-            self.memory.fits[self.memory.chosen],
-            self.cpus.fits[self.cpus.chosen],
+            (self.gpus, self.model.fits[self.gpus], "GPUs"),
+            (self.memory.chosen, self.memory.fits[self.memory.chosen], "GiB"),
+            (self.cpus.chosen, self.cpus.fits[self.cpus.chosen], "cores"),
         )
 
     @property
     def state(self) -> str:
-        """The worst of them."""
-        states = [fit.state for fit in self.fits]
+        """The worst of what the chosen values mean."""
+        states = [fit.state for _, fit, _ in self._chosen]
         return next((state for state in ("no", "waits") if state in states), "now")
 
     @property
     def reasons(self) -> str:
         """Why it is not now."""
-        return " ".join(fit.reason for fit in self.fits if fit.state == self.state)
+        return " ".join(
+            reason({amount: fit}, unit)
+            for amount, fit, unit in self._chosen
+            if fit.state == self.state and fit.why
+        )
 
 
 def panel(profile: Profile, pool: Availability, values: Mapping[str, object]) -> Panel:
@@ -84,8 +87,10 @@ def panel(profile: Profile, pool: Availability, values: Mapping[str, object]) ->
         gpus=_possible(gpus, model.fits),
         model=model,
         models=models,
-        memory=_amounts(profile.memory_gib, values.get("memory_gib"), memory_fits(profile, pool)),
-        cpus=_amounts(profile.cpus, values.get("cpus"), cpu_fits(profile, pool)),
+        memory=_amounts(
+            profile.memory_gib, values.get("memory_gib"), memory_fits(profile, pool), "GiB"
+        ),
+        cpus=_amounts(profile.cpus, values.get("cpus"), cpu_fits(profile, pool), "cores"),
         hours=f"{hours if isinstance(hours, int | str) else profile.hours.default}",
         hours_most=profile.hours.most,
         image=str(values.get("image") or ""),
@@ -100,13 +105,13 @@ def live_panel(profile: Profile, pool: Availability) -> dict[str, object]:
             option.value: {
                 "label": option.label,
                 "text": option.text,
-                "fits": _plain(option.fits),
+                "fits": _plain(option.fits, "GPUs"),
                 "hint": option.hint,
             }
             for option in model_options(profile, pool)
         },
-        "memory_gib": {"fits": _plain(memory), "hint": hint(memory)},
-        "cpus": {"fits": _plain(cpus), "hint": hint(cpus)},
+        "memory_gib": {"fits": _plain(memory, "GiB"), "hint": reason(memory, "GiB")},
+        "cpus": {"fits": _plain(cpus, "cores"), "hint": reason(cpus, "cores")},
     }
 
 
@@ -138,13 +143,13 @@ def _option(
     free = sum(found.free for found in candidates)
     total = sum(found.total for found in candidates)
     text = f"{label}: {free} of {total} free" if candidates else label
-    return ModelOption(value, label, text, fits, hint(fits))
+    return ModelOption(value, label, text, fits, reason(fits, "GPUs"))
 
 
 def memory_fits(profile: Profile, pool: Availability) -> dict[str, Fit]:
     """What each choice of memory means now."""
     return {
-        f"{wanted:g}": fit_amount(wanted, pool.memory_free_gib, pool.memory_total_gib, "GiB")
+        f"{wanted:g}": fit_amount(wanted, pool.memory_free_gib, pool.memory_total_gib)
         for wanted in profile.memory_gib.choices
     }
 
@@ -152,14 +157,14 @@ def memory_fits(profile: Profile, pool: Availability) -> dict[str, Fit]:
 def cpu_fits(profile: Profile, pool: Availability) -> dict[str, Fit]:
     """What each choice of cores means now."""
     return {
-        f"{wanted:g}": fit_amount(wanted, pool.cpus_free, pool.cpus_total, "cores")
+        f"{wanted:g}": fit_amount(wanted, pool.cpus_free, pool.cpus_total)
         for wanted in profile.cpus.choices
     }
 
 
-def _amounts(offered: AmountChoices, value: object, fits: Mapping[str, Fit]) -> Amounts:
+def _amounts(offered: AmountChoices, value: object, fits: Mapping[str, Fit], unit: str) -> Amounts:
     chosen = _key(value, fits, f"{offered.default:g}")
-    return Amounts(_possible(chosen, fits), fits, hint(fits))
+    return Amounts(_possible(chosen, fits), fits, reason(fits, unit))
 
 
 def _key(value: object, fits: Mapping[str, Fit], default: str) -> str:
@@ -175,5 +180,8 @@ def _possible(chosen: str, fits: Mapping[str, Fit]) -> str:
     return max(possible, key=float) if possible else chosen
 
 
-def _plain(fits: Mapping[str, Fit]) -> dict[str, dict[str, str]]:
-    return {key: asdict(fit) for key, fit in fits.items()}
+def _plain(fits: Mapping[str, Fit], unit: str) -> dict[str, dict[str, str]]:
+    return {
+        key: {"state": fit.state, "mark": fit.mark, "reason": reason({key: fit}, unit)}
+        for key, fit in fits.items()
+    }

@@ -11,6 +11,7 @@ from typing import Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dcloud_spawner.form.availability import Availability
+from dcloud_spawner.form.fit import figure
 from dcloud_spawner.form.panels import Panel, live_panel, panel
 from dcloud_spawner.form.servers import PageWords
 from dcloud_spawner.profiles import Profile
@@ -125,8 +126,8 @@ def live_data(view: SpawnFormView) -> dict[str, object]:
                 found.model: {"free": found.free, "text": free_text(found.free, found.total)}
                 for found in pool.models
             },
-            "memory": f"{pool.memory_free_gib:.4g} GiB free",
-            "cpus": f"{pool.cpus_free:.4g} free",
+            "memory": f"{figure(pool.memory_free_gib)} GiB free",
+            "cpus": f"{figure(pool.cpus_free)} free",
             "queue": queue_text(pool.queue_length),
         },
         "words": verdict_words(pool),

@@ -26,7 +26,7 @@ STAGES = ("queue", "held", "image", "container", "ready")
 
 _DOING = {
     "held": "Taking what you asked for",
-    "image": "Getting the image",
+    "image": "Fetching the image",
     "container": "Starting the container",
     "ready": "Waiting for the server",
 }
@@ -141,7 +141,8 @@ def _held(view: Mapping[str, object]) -> str:
 
 def _message(view: Mapping[str, object], stage: str) -> str:
     image = section(view, "image") if stage == "image" else {}
-    return str(image.get("message") or view.get("message") or "")
+    said = str(image.get("message") or view.get("message") or "")
+    return "" if said.rstrip(".") == _DOING.get(stage) else said
 
 
 def _where(view: Mapping[str, object]) -> str:

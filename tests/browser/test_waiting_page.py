@@ -36,7 +36,7 @@ def test_the_page_follows_the_request_from_the_queue_into_the_server(
     expect(page).to_have_title("Place 2 · DCloud")
     hub.stage(user, event=starting())
     expect(page.locator("#w-title")).to_have_text("Starting on 3 × A100 SXM4 80 GB")
-    expect(page.locator("#w-news")).to_have_text("Getting the image.")
+    expect(page.locator("#w-news")).to_have_text("Fetching the image.")
     expect(page.get_by_role("progressbar", name="Image")).to_have_attribute("aria-valuenow", "62")
     expect(page.locator("#w-log")).to_be_visible()
     hub.stage(user, event=starting(), ready=True)

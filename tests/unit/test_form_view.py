@@ -15,7 +15,7 @@ import pytest
 
 from dcloud_spawner.form.availability import GIB, Availability, ModelAvailability, model_words
 from dcloud_spawner.form.fields import choice_from_form
-from dcloud_spawner.form.fit import fit_amount, fit_gpus
+from dcloud_spawner.form.fit import fit_amount, fit_gpus, reason
 from dcloud_spawner.form.servers import PageWords
 from dcloud_spawner.form.view import (
     ImageStatus,
@@ -84,13 +84,13 @@ def test_gpus_that_are_free_together_start_now() -> None:
 def test_gpus_that_are_free_but_apart_wait_and_say_so() -> None:
     fit = fit_gpus(3, [A100])
     assert (fit.state, fit.mark) == ("waits", "waits")
-    assert "not together on one node" in fit.reason
+    assert "not together on one node" in fit.why
 
 
 def test_gpus_that_are_taken_wait_and_say_how_many_are_out_of_service() -> None:
     fit = fit_gpus(2, [A5000])
     assert fit.state == "waits"
-    assert fit.reason == "2 GPUs wait: 2 of 4 are taken, 2 out of service."
+    assert reason({"2": fit}, "GPUs") == "2 GPUs wait: 2 of 4 are taken, 2 out of service."
 
 
 def test_more_gpus_than_a_node_has_cannot_be_and_the_mark_says_why() -> None:
@@ -106,7 +106,22 @@ def test_without_gpus_every_count_but_none_is_impossible() -> None:
     ("wanted", "state"), [(16, "now"), (96, "now"), (97, "waits"), (128, "waits"), (256, "no")]
 )
 def test_memory_is_judged_by_the_node_with_the_most(wanted: float, state: str) -> None:
-    assert fit_amount(wanted, 96, 128, "GiB").state == state
+    assert fit_amount(wanted, 96, 128).state == state
+
+
+def test_choices_with_the_same_reason_share_a_sentence() -> None:
+    fits = {f"{count}": fit_gpus(count, [A5000]) for count in (0, 1, 2)}
+    assert reason(fits, "GPUs") == "1 and 2 GPUs wait: 2 of 4 are taken, 2 out of service."
+    assert reason({"1": fit_gpus(1, [])}, "GPUs") == (
+        "1 GPU is not possible: there are no such GPUs here."
+    )
+
+
+def test_what_is_shown_as_free_is_rounded_down() -> None:
+    data: Any = live_data(
+        replace(view(A100), availability=replace(pool(A100), memory_free_gib=21.999))
+    )
+    assert data["pool"]["memory"] == "21.9 GiB free"
 
 
 def test_models_are_named_as_people_say_them() -> None:

@@ -6,7 +6,7 @@ import { count, gpus, length, listed, localTimes, say, setTime } from "./words.j
 const STAGES = ["queue", "held", "image", "container", "ready"];
 const DOING = {
   held: "Taking what you asked for",
-  image: "Getting the image",
+  image: "Fetching the image",
   container: "Starting the container",
   ready: "Waiting for the server",
 };
@@ -89,7 +89,9 @@ function drawQueue() {
   by("w-place-box").hidden = !view.place;
   say(by("w-place"), String(view.place ?? ""));
   say(by("w-of"), view.place ? `of ${Math.max(view.queue_length ?? 0, view.place)} in the queue` : "");
-  setTime(by("w-since").querySelector("time"), view.stages?.queue?.since);
+  const since = view.stages?.queue?.since;
+  setTime(by("w-since").querySelector("time"), since);
+  say(by("w-waited"), since ? `for ${length(seconds(since))}` : "");
   by("w-latest-box").hidden = !view.latest_start;
   setTime(by("w-latest").querySelector("time"), view.latest_start);
   const reasons = view.reasons ?? [], list = by("w-list");
@@ -106,7 +108,8 @@ function drawQueue() {
 
 function drawStart() {
   say(by("w-doing"), DOING[view.stage] ?? "Getting ready");
-  say(by("w-message"), (view.stage === "image" && view.image?.message) || view.message || "");
+  const message = (view.stage === "image" && view.image?.message) || view.message || "";
+  say(by("w-message"), message.replace(/\.$/, "") === DOING[view.stage] ? "" : message);
   const since = view.stages?.held?.since;
   by("w-yours-box").hidden = !since;
   say(by("w-yours"), held());
@@ -140,7 +143,7 @@ let logged = -1, opened = !by("w-more").hidden && by("w-more").open;
 function drawLog(queued) {
   const lines = view.log ?? [];
   by("w-more").hidden = !lines.length;
-  if (!queued && !opened && lines.length) {
+  if (view.stage && !queued && !opened && lines.length) {
     by("w-more").open = true; // once, when the start begins; whoever closes it keeps it closed
     opened = true;
   }
@@ -180,8 +183,7 @@ function drawLive(state, at = new Date()) {
 
 function tick() {
   if (failed) return;
-  const since = view.stages?.queue?.since;
-  say(by("w-waited"), since ? `for ${length(seconds(since))}` : "");
+  drawQueue();
   drawSteps();
   if (stream?.open) drawLive("live");
 }
