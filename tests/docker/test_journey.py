@@ -112,7 +112,7 @@ def _cell_output(page: Page) -> list[str]:
     page.click(".jp-LauncherCard[data-category='Notebook']")
     page.wait_for_selector(".jp-Notebook .jp-Cell .cm-content")
     # Typed before the kernel is there, a cell is sent to nobody.
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.wait_for_selector("#jp-main-statusbar :text('| Idle')")
     page.click(".jp-Notebook .jp-Cell .cm-content")
     page.keyboard.insert_text(CELL)
     page.keyboard.press("Shift+Enter")
