@@ -78,10 +78,11 @@ def validate(
     """
     fields = _shape(given)
     profile = _profile(fields.profile, profiles, groups, admin)
+    gpus = _one_of("gpus", fields.gpus, profile.gpus.choices, profile.gpus.default)
     choice = Choice(
         profile=profile.name,
-        gpus=_one_of("gpus", fields.gpus, profile.gpus.choices, profile.gpus.default),
-        gpu_model=_gpu_model(fields.gpu_model, profile),
+        gpus=gpus,
+        gpu_model=_gpu_model(fields.gpu_model, profile, gpus),
         memory_gib=_one_of(
             "memory_gib", fields.memory_gib, profile.memory_gib.choices, profile.memory_gib.default
         ),
@@ -172,9 +173,10 @@ def _one_of(
     return value
 
 
-def _gpu_model(model: str | None, profile: Profile) -> str | None:
+def _gpu_model(model: str | None, profile: Profile, gpus: int) -> str | None:
     if model is None:
-        return None
+        # A profile that names its models offers no other one.
+        return profile.gpu_models[0] if gpus and profile.gpu_models else None
     if profile.gpu_models and model not in profile.gpu_models:
         raise InvalidChoice(
             f"gpu_model: {_shown(model)} is not offered by this profile.",
