@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from dcloud_spawner.authenticator.attempts import Attempt, give_back, name_key
+from dcloud_spawner.authenticator.attempts import Attempt, give_back
 from dcloud_spawner.authenticator.links import OneTimeLink, new_token, token_hash
 from dcloud_spawner.authenticator.passwords import check_name
 from dcloud_spawner.authenticator.who import Who, log_act
@@ -144,7 +144,7 @@ class Accounts:
         """Give the approval back, and forget failed sign-ins."""
         with self._database.transaction() as connection:
             login = logins.find(connection, name)
-            cleared = logins.clear_failures(connection, name_key(name))
+            cleared = logins.clear_failures(connection, name=name)
             if login is not None and login.status is LoginStatus.LOCKED:
                 logins.change(connection, name, status=LoginStatus.APPROVED.value)
             elif not cleared:
@@ -239,7 +239,7 @@ class Accounts:
                 grants_admin=login.grants_admin or login.link_grants_admin,
                 end_sessions=True,
             )
-            logins.clear_failures(connection, name_key(login.name))
+            logins.clear_failures(connection, name=login.name)
             log_act(
                 connection,
                 Who(login.name, address),
@@ -277,7 +277,7 @@ class Accounts:
                 link_grants_admin=False,
                 end_sessions=True,
             )
-            logins.clear_failures(connection, name_key(login.name))
+            logins.clear_failures(connection, name=login.name)
             give_back(connection, address, now, self._window)
             log_act(connection, Who(login.name, address), "login.password", login.name, now)
 
@@ -297,7 +297,7 @@ class Accounts:
     def remove(self, name: str, by: Who) -> None:
         """The hub deletes this user; signing up again needs a new approval."""
         with self._database.transaction() as connection:
-            logins.clear_failures(connection, name_key(name))
+            logins.clear_failures(connection, name=name)
             if logins.remove(connection, name):
                 log_act(connection, by, "login.remove", name, self._clock())
 

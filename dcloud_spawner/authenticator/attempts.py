@@ -1,7 +1,9 @@
 """Sign-in attempts: counted before they are compared, and what failing too often does.
 
 A name is locked out for a while, whether or not it exists; an address is only slowed down.
-Both are kept in the database, so a restart of the hub forgives nothing.
+Both are kept in the database, so a restart of the hub forgives nothing. A browser in which
+somebody has signed in before counts for itself: so a stranger who fails on purpose under
+their name does not keep them out of it.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ class Attempt:
     """A sign-in that has been counted and may now be compared."""
 
     name: str
+    key: str
+    """Under which its failures are counted."""
     password_hash: str = field(repr=False)
     """Empty when there is no such account: compare all the same, it takes the same time."""
     delay_seconds: float
@@ -42,9 +46,9 @@ class Attempt:
     """Set when this one is the last before the lock-out, should it fail."""
 
 
-def name_key(name: str) -> str:
-    """Key of a name's failures."""
-    return f"name:{name}"
+def name_key(name: str, browser: str = "") -> str:
+    """Key of a name's failures, in a browser that is known to be theirs or anywhere else."""
+    return f"name:{name}@{browser}" if browser else f"name:{name}"
 
 
 def address_key(address: str) -> str:
@@ -69,15 +73,16 @@ class Attempts:
         self._clock = clock
         self._window = timedelta(minutes=settings.lockout_minutes)
 
-    def begin(self, name: str, address: str) -> Attempt:
+    def begin(self, name: str, address: str, browser: str = "") -> Attempt:
         """Count a sign-in before it is compared, so that many at once gain nothing.
 
-        Raises TooManyAttempts while the name is locked out, whether or not it exists.
+        ``browser`` identifies one in which this name has signed in before. Raises
+        TooManyAttempts while the name is locked out, whether or not it exists.
         """
-        now = self._clock()
+        now, key = self._clock(), name_key(name, browser)
         with self._database.transaction() as connection:
             logins.drop_old_failures(connection, now - self._window)
-            by_name = _counted(connection, name_key(name), now, self._window)
+            by_name = _counted(connection, key, now, self._window)
             if by_name.locked_until is not None:
                 raise _locked_out(by_name.locked_until, now)
             by_name = replace(by_name, failures=by_name.failures + 1)
@@ -89,6 +94,7 @@ class Attempts:
             login = logins.find(connection, name)
         return Attempt(
             name=name,
+            key=key,
             password_hash=login.password_hash if login else "",
             delay_seconds=_delay(by_address.failures),
             locked_until=by_name.locked_until,
@@ -113,7 +119,7 @@ class Attempts:
             login = logins.find(connection, attempt.name)
             if login is None or login.password_hash != attempt.password_hash:
                 raise NotAllowed(WRONG, code="wrong_password")
-            logins.clear_failures(connection, name_key(attempt.name))
+            logins.clear_failures(connection, key=attempt.key)
             give_back(connection, address, now, self._window)
             if login.status is LoginStatus.APPROVED:
                 values = {"password_hash": new_hash} if new_hash else {}

@@ -20,6 +20,7 @@ from dcloud_spawner.authenticator import handlers, passwords
 from dcloud_spawner.authenticator.accounts import Accounts
 from dcloud_spawner.authenticator.approvals import ApprovalsHandler
 from dcloud_spawner.authenticator.attempts import Attempt, Attempts
+from dcloud_spawner.authenticator.browsers import known_browser
 from dcloud_spawner.authenticator.gate import HashGate
 from dcloud_spawner.authenticator.links import OneTimeLink, hub_url
 from dcloud_spawner.authenticator.refused import Refused
@@ -113,7 +114,7 @@ class DCloudAuthenticator(Authenticator):
             raise InvalidChoice("Enter your name and your password.", field="username")
         name = passwords.check_name(name)
         address = self.address(handler)
-        attempt = await self.compare(name, password, address)
+        attempt = await self.compare(handler, name, password)
         new_hash = ""
         if passwords.needs_rehash(attempt.password_hash):
             new_hash = await self.gate.run(address, passwords.hash_password, password)
@@ -121,10 +122,11 @@ class DCloudAuthenticator(Authenticator):
             self.attempts.succeeded, attempt, address, new_hash=new_hash
         )
 
-    async def compare(self, name: str, password: str, address: str) -> Attempt:
+    async def compare(self, handler: BaseHandler, name: str, password: str) -> Attempt:
         """Count a try and compare the password; raises NotAllowed or TooManyAttempts."""
-        run = self.platform.in_database_thread
-        attempt = await run(self.attempts.begin, name, address)
+        run, address = self.platform.in_database_thread, self.address(handler)
+        browser = known_browser(handler, name)
+        attempt = await run(self.attempts.begin, name, address, browser)
         await asyncio.sleep(attempt.delay_seconds)
         if not await self.gate.run(
             address, passwords.verify_password, attempt.password_hash, password

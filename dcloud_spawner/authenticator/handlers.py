@@ -15,6 +15,7 @@ from tornado import web
 from tornado.httputil import url_concat
 
 from dcloud_spawner.authenticator.attempts import WRONG
+from dcloud_spawner.authenticator.browsers import remember_browser
 from dcloud_spawner.authenticator.passwords import check_name
 from dcloud_spawner.authenticator.refused import Refused
 from dcloud_spawner.authenticator.sessions import end_sessions
@@ -109,6 +110,7 @@ class SignInHandler(LoginHandler):
             await self.finish(html)
             return
         await self.authenticator.signed_in(user)
+        remember_browser(self, user.name)
         self.redirect(self.get_next_url(user), status=303)
 
 
@@ -187,9 +189,8 @@ class PasswordHandler(Page):
         try:
             password = self.new_password()
             self.ours.check_password(password, name=user.name)
-            attempt = await self.ours.compare(
-                user.name, self.field("old_password", strip=False), address
-            )
+            old_password = self.field("old_password", strip=False)
+            attempt = await self.ours.compare(self, user.name, old_password)
             hashed = await self.ours.new_hash(password, name=user.name, address=address)
             await run(accounts.change_password, attempt, hashed, address)
         except UserError as error:

@@ -68,7 +68,7 @@ logins = Table(
 sign_in_failures = Table(
     "sign_in_failures",
     metadata,
-    # "name:bob" or "address:10.0.0.7"; names that do not exist count like those that do.
+    # "name:bob", "name:bob@BROWSER" or "address:10.0.0.7"; names that do not exist count too.
     Column("key", String(320), primary_key=True),
     Column("failures", Integer, nullable=False),
     Column("since", UtcDateTime, nullable=False, index=True),
@@ -210,10 +210,15 @@ def set_failures(connection: Connection, failures: Failures) -> None:
     )
 
 
-def clear_failures(connection: Connection, key: str) -> bool:
-    """Forget the failures of one key; says whether there were any."""
-    result = connection.execute(delete(sign_in_failures).where(sign_in_failures.c.key == key))
-    return result.rowcount > 0
+def clear_failures(connection: Connection, *, key: str = "", name: str = "") -> bool:
+    """Forget the failures of one key, or all of a name; says whether there were any."""
+    column = sign_in_failures.c.key
+    chosen = (
+        (column == f"name:{name}") | column.startswith(f"name:{name}@", autoescape=True)
+        if name
+        else column == key
+    )
+    return connection.execute(delete(sign_in_failures).where(chosen)).rowcount > 0
 
 
 def drop_old_failures(connection: Connection, before: datetime) -> None:
@@ -227,14 +232,14 @@ def drop_old_failures(connection: Connection, before: datetime) -> None:
 
 
 def locked_names(connection: Connection, now: datetime) -> dict[str, datetime]:
-    """Names that are locked out by failed sign-ins now, with the end of it."""
+    """Names that are locked out now by failed sign-ins, with the end of it."""
     rows = connection.execute(
         select(sign_in_failures.c.key, sign_in_failures.c.locked_until).where(
-            sign_in_failures.c.locked_until > now
+            sign_in_failures.c.locked_until > now, sign_in_failures.c.key.startswith("name:")
         )
     )
-    return {
-        row.key.removeprefix("name:"): row.locked_until
-        for row in rows
-        if row.key.startswith("name:")
-    }
+    found: dict[str, datetime] = {}
+    for row in rows:
+        name = row.key.removeprefix("name:").partition("@")[0]
+        found[name] = max(row.locked_until, found.get(name, now))
+    return found

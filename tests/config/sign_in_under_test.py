@@ -1,6 +1,7 @@
 """The hub's sign-in as it is, in front of JupyterHub's simplest spawner: no engine is needed."""
 
 import os
+import sys
 from typing import cast
 
 from dcloud_spawner.authenticator.select import configure_authenticator
@@ -24,6 +25,7 @@ c.JupyterHub.default_url = "/hub/home"
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{settings.proxy_api_port}"
 c.SimpleLocalProcessSpawner.home_dir_template = str(settings.state.absolute() / "homes/{username}")
+c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
 c.Spawner.args = ["--allow-root"]
 configure_authenticator(c, settings, platform)
 if settings.authenticator == "dcloud":
@@ -40,5 +42,5 @@ c.JupyterHub.extra_handlers = form_handlers()
 c.JupyterHub.log_level = 10
 c.JupyterHub.services = [{"name": "tester", "api_token": os.environ["DCLOUD_TEST_TOKEN"]}]
 c.JupyterHub.load_roles = [
-    {"name": "tester", "services": ["tester"], "scopes": ["read:users", "list:users"]}
+    {"name": "tester", "services": ["tester"], "scopes": ["read:users", "list:users", "read:servers"]}
 ]

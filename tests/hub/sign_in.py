@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import psutil
 
 from dcloud_spawner.authenticator.bootstrap import bootstrap_admin_link
 from dcloud_spawner.settings import Settings
@@ -33,7 +34,12 @@ class SignInHub:
     """A proxy and a hub with DCloud's sign-in, in a state folder of their own."""
 
     def __init__(
-        self, state: Path, *, secret_files: Mapping[str, str] | None = None, **settings: object
+        self,
+        state: Path,
+        *,
+        secret_files: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
     ) -> None:
         values: dict[str, object] = {
             "state": state,
@@ -48,6 +54,7 @@ class SignInHub:
         self.tester = secrets.token_hex(16)
         self.environment = {
             **os.environ,
+            **(environment or {}),
             "DCLOUD_TEST_TOKEN": self.tester,
             "DCLOUD_CONFIG": os.devnull,
             "CONFIGPROXY_AUTH_TOKEN": secrets.token_hex(16),
@@ -170,6 +177,14 @@ class SignInHub:
         )
         model: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
         return model
+
+    def server_token(self, name: str) -> str:
+        """The token that a user's running server was started with."""
+        for process in psutil.Process(self._processes["hub"].pid).children():
+            environment = process.environ()
+            if environment.get("JUPYTERHUB_USER") == name:
+                return environment["JUPYTERHUB_API_TOKEN"]
+        raise AssertionError(f"{name} has no running server")
 
     def acts(self, target: str) -> list[events.Event]:
         """The action log of one account."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -12,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_
 
 from tests.hub.keycloak import CLIENT, PASSWORD, Keycloak
 from tests.hub.sign_in import SignInHub
-from tests.services import Missing
+from tests.services import Missing, chromium
 
 # Keycloak's start alone may take a minute on a busy machine.
 pytestmark = [pytest.mark.keycloak, pytest.mark.browser, pytest.mark.timeout(420)]
@@ -32,8 +35,13 @@ def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keycloak]:
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, keycloak: Keycloak) -> Iterator[SignInHub]:
     """A hub that signs in there, as docs/sign-in.md says."""
-    with SignInHub(
-        tmp_path_factory.mktemp("hub"),
+    with _hub(tmp_path_factory.mktemp("hub"), keycloak) as running:
+        yield running
+
+
+def _hub(state: Path, keycloak: Keycloak, **more: object) -> SignInHub:
+    return SignInHub(
+        state,
         authenticator="oauthenticator.generic.GenericOAuthenticator",
         authenticator_config={
             "client_id": CLIENT,
@@ -45,10 +53,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory, keycloak: Keycloak) -> Iterato
             "login_service": "the lab",
             "allowed_groups": ["members"],
             "admin_groups": ["chiefs"],
+            **more,
         },
         secret_files={"oidc_client_secret": keycloak.client_secret},
-    ) as running:
-        yield running
+        environment={"JUPYTERHUB_CRYPT_KEY": secrets.token_hex(32)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +68,8 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    from tests import services
-
     try:
-        path = services.chromium()
+        path = chromium()
     except Missing as error:
         pytest.skip(str(error))
     started = playwright.chromium.launch(
@@ -180,6 +187,24 @@ def test_a_stranger_without_a_group_is_refused_and_leaves_no_user(
     assert person.sign_in("stranger") == 403
     assert hub.user("stranger") == {}
     assert "does not exist" not in hub.log()  # a missing groups claim is no error
+
+
+def test_with_the_providers_tokens_kept_a_lost_group_ends_the_session_by_itself(
+    tmp_path: Path, keycloak: Keycloak, browser: Browser
+) -> None:
+    keycloak.user("joan", "members", "chiefs")
+    with (
+        _hub(tmp_path, keycloak, enable_auth_state=True, auth_refresh_age=1) as hub,
+        _person(hub, browser) as joan,
+    ):
+        assert joan.sign_in("joan") == 302 and joan.status("/hub/admin") == 200
+        keycloak.user("joan", "members")
+        time.sleep(1.1)
+        assert joan.status("/hub/admin") == 403 and joan.status("/hub/home") == 200
+        keycloak.user("joan")
+        time.sleep(1.1)
+        assert joan.status("/hub/home") == 302
+        assert hub.user("joan")["groups"] == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -320,6 +320,25 @@ def test_failing_too_often_locks_a_name_out_even_for_the_right_password(
         assert by_api.status_code == 403
 
 
+def test_who_signed_in_here_before_is_not_kept_out_by_a_strangers_failures(hub: SignInHub) -> None:
+    owner = hub.member("harassed")
+    for n in range(4):
+        hub.visitor("127.0.0.71").sign_in("harassed", f"guess number {n}")
+    assert owner.get("/hub/logout").status_code in {200, 302}
+    assert not owner.is_in
+    assert hub.visitor().sign_in("harassed").status_code == 429
+    assert owner.sign_in("harassed").status_code == 303
+    # The same cookie under another name, or made up, counts like none.
+    stolen = owner.cookies["dcloud-browser"]
+    for cookie in (stolen, '"harassed@' + "0" * 32 + '"'):
+        other = hub.visitor("127.0.0.72")
+        other.cookies.set("dcloud-browser", cookie, domain="127.0.0.1", path="/hub/")
+        name = "admin" if cookie == stolen else "harassed"
+        codes = [other.sign_in(name, f"guess number {n}").status_code for n in range(3)]
+        assert codes[2] == 429
+    hub.admin().act("unlock", "admin")
+
+
 def test_a_lock_out_outlives_the_hub_and_an_administrator_ends_it(hub: SignInHub) -> None:
     hub.member("lasting")
     attacker = hub.visitor("127.0.0.67")
@@ -463,6 +482,36 @@ def test_a_one_time_link_sets_a_password_once_and_ends_all_sessions(hub: SignInH
     assert visitor.is_in
     again = hub.visitor().use_link(link, "a third good one")
     assert again.status_code == 403 and "has been used" in again.text
+
+
+def test_a_running_server_goes_on_when_the_sessions_of_its_owner_end(hub: SignInHub) -> None:
+    member = hub.member("worker")
+    xsrf = {"X-XSRFToken": member.cookies["_xsrf"]}
+    assert member.post("/hub/api/users/worker/server", headers=xsrf).status_code in {201, 202}
+    fake = {"note": "Server at /user/worker/", "scopes": ["self"]}
+    headers = {"X-XSRFToken": member.cookies["_xsrf"]}
+    token = member.post("/hub/api/users/worker/tokens", json=fake, headers=headers).json()["token"]
+    _wait_until(lambda: hub.user("worker")["servers"].get("", {}).get("ready"))
+    servers = hub.server_token("worker")
+    assert _by_token(hub, servers) == 200
+    hub.visitor().use_link(hub.admin().make_link("worker"), OTHER_PASSWORD)
+    assert not member.is_in and _by_token(hub, token) == 403
+    # With its own token the server still tells the hub that it is there.
+    assert _by_token(hub, servers) == 200
+    again = hub.visitor()
+    again.sign_in("worker", OTHER_PASSWORD)
+    again.get("/hub/home")
+    assert again.delete(
+        "/hub/api/users/worker/server", headers={"X-XSRFToken": again.cookies["_xsrf"]}
+    ).status_code in {202, 204}
+    _wait_until(lambda: not hub.user("worker")["servers"])
+
+
+def _wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("token", ["", "x", "a" * 43, "' OR 1=1 --", "é" * 43, "a" * 100_000])

@@ -179,6 +179,33 @@ def test_the_right_password_alone_lets_nobody_in(
         attempts.succeeded(attempts.begin("ada", "10.0.0.9"), "10.0.0.9")
 
 
+def test_failing_on_purpose_does_not_keep_the_owner_out_of_a_browser_of_theirs(
+    accounts: Accounts, attempts: Attempts
+) -> None:
+    _approved(accounts, "ada")
+    for _ in range(5):
+        _fail(attempts, "ada")
+    attempts.succeeded(attempts.begin("ada", "10.0.0.2", "b1"), "10.0.0.2")
+    for _ in range(5):
+        attempts.begin("ada", "10.0.0.2", "b1")
+    with pytest.raises(TooManyAttempts):
+        attempts.begin("ada", "10.0.0.2", "b1")
+    accounts.unlock("ada", BOSS)
+    for browser in ("", "b1"):
+        attempts.begin("ada", "10.0.0.2", browser)
+
+
+def test_unlocking_one_name_unlocks_no_other(accounts: Accounts, attempts: Attempts) -> None:
+    for name in ("a_a", "aba", "a_a.b"):
+        _approved(accounts, name)
+        for browser in ("", "b1"):
+            for _ in range(5):
+                attempts.begin(name, "10.0.0.9", browser)
+    accounts.unlock("a_a", BOSS)
+    _, locked_out, _ = accounts.overview()
+    assert set(locked_out) == {"aba", "a_a.b"}
+
+
 def test_a_sign_up_cannot_take_a_name_that_is_there(accounts: Accounts) -> None:
     _approved(accounts, "ada", "first")
     with pytest.raises(Conflict, match="taken"):
