@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -28,6 +30,7 @@ from dcloud_spawner.engines.base import (
     NodeFacts,
     Phase,
 )
+from dcloud_spawner.engines.docker_disk import can_limit_disk
 from dcloud_spawner.engines.docker_network import DockerNetwork
 from dcloud_spawner.engines.local_node import LocalNode
 from dcloud_spawner.errors import EngineError, EngineUnreachable, LaunchFailed
@@ -144,6 +147,12 @@ class DockerEngine(Engine):
         port = next((name.split("/")[0] for name in ports), "8888")
         return f"http://{address}:{port}" if address else ""
 
+    @cached_property
+    def limits_disk(self) -> bool:
+        """Whether ``disk_limit_gib`` is enforced here; where not, disk use is only measured."""
+        with self._calls() as client:
+            return can_limit_disk(client.info(), Path("/proc/mounts").read_text().splitlines())
+
     def create_arguments(self, spec: ContainerSpec) -> dict[str, Any]:
         """Keyword arguments of docker-py's ``create_container`` for a spec."""
         with self._calls() as client:
@@ -186,7 +195,7 @@ class DockerEngine(Engine):
                 type="json-file", config={"max-size": "10m", "max-file": "2"}
             ),
         }
-        if spec.disk_bytes:
+        if spec.disk_bytes and self.limits_disk:
             arguments["storage_opt"] = {"size": str(spec.disk_bytes)}
         if spec.accelerators:
             arguments.update(self._gpu_arguments(spec.accelerators))
