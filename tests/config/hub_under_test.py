@@ -16,6 +16,7 @@ c.JupyterHub.load_roles += [  # noqa: F821
             "admin:users",
             "admin:servers",
             "tokens",
+            "admin:groups",
             "groups",
             "list:users",
             "access:servers",

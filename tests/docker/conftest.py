@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.docker.people import People
 from tests.live import Deployment
 from tests.simgpu.simgpu import Simulation, docker_gpus
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +24,16 @@ def simulation(
 
 
 @pytest.fixture(scope="module")
+def profiles_dir() -> Path:
+    """The profiles of the module's deployment."""
+    return ROOT / "tests" / "config" / "profiles"
+
+
+@pytest.fixture(scope="module")
 def deployment(
     base_image: str,
     simulation: Simulation,
+    profiles_dir: Path,
     module_databases: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
@@ -31,6 +41,7 @@ def deployment(
     with Deployment(
         tmp_path_factory.mktemp("deployment"),
         engine="docker",
+        profiles_dir=profiles_dir,
         pids_limit=300,
         simulated_gpus=True,
         gpu_passing="runtime",

@@ -66,7 +66,7 @@ class Person:
     def start(self, choice: dict[str, Any], server: str = "") -> Workload:
         """Ask for a server, which must be granted or wait; returns its workload."""
         answer = self.post(choice, server)
-        assert answer.status_code in (201, 202), answer.text
+        assert answer.status_code in (201, 202), self.explained(answer)
         # A busy engine may be slow to say whether the image is there; the hub does not wait.
         until(lambda: self.workload(server), 20, "the submission")
         workload = self.workload(server)
@@ -81,6 +81,11 @@ class Person:
         assert workload is not None and workload.state is State.RUNNING
         return workload
 
+    def explained(self, answer: httpx.Response) -> str:
+        """An answer, and for a fault of the hub's the end of its log."""
+        fault = answer.status_code >= 500
+        return answer.text + ("\n" + self.deployment.log("hub")[-8000:] if fault else "")
+
     def wait_running(self, server: str = "", seconds: float = 60) -> None:
         """Return when the store says that it runs and the hub that it is ready."""
         until(lambda: self.state(server) in (State.RUNNING, None), seconds, "the start")
@@ -94,19 +99,20 @@ class Person:
     def end(self, server: str = "", seconds: float = 30) -> None:
         """Stop a server and wait until the hub and the store agree that it is gone."""
         answer = self.stop(server)
-        assert answer.status_code in (202, 204), answer.text
+        assert answer.status_code in (202, 204), self.explained(answer)
         until(lambda: self.workload(server) is None, seconds, "the end of the workload")
         until(lambda: not self.deployment.server(self.name, server).get("pending"), seconds)
 
     def progress(self, server: str = "", seconds: float = 5) -> dict[str, Any]:
-        """The first event of the hub's own progress stream."""
+        """The first event of the hub's own progress stream that says a stage."""
         path = server_path(self.name, server) + "/progress"
         with self.deployment.api(self.token) as api, api.stream("GET", path) as stream:
             deadline = time.monotonic() + seconds
             for line in stream.iter_lines():
                 if line.startswith("data:"):
                     found: dict[str, Any] = json.loads(line[5:])
-                    return found
+                    if "stage" in found:
+                        return found
                 assert time.monotonic() < deadline, "no progress event"
         raise AssertionError("the progress stream ended without an event")
 
