@@ -18,7 +18,7 @@ from hub_services.controller.homes import measure_homes
 from hub_services.controller.hub import HubClient, HubUnavailable
 from hub_services.controller.limits import end_overdue
 from hub_services.controller.reconcile import reconcile
-from hub_services.controller.resume import resume
+from hub_services.controller.resume import Resumer
 
 log = logging.getLogger("dcloud.controller")
 
@@ -31,7 +31,7 @@ class Controller:
 
     def __init__(self, platform: Platform, hub: HubClient) -> None:
         self._platform = platform
-        self._hub = hub
+        self._resumer = Resumer(platform, hub)
         self._resumed_for = ""
         self._resume_at = 0.0
 
@@ -59,7 +59,7 @@ class Controller:
         instance = hub_instance(self._platform.settings)
         if instance == self._resumed_for and loop.time() < self._resume_at:
             return
-        if await resume(self._platform, self._hub):
+        if await self._resumer.turn():
             self._resumed_for = instance
             self._resume_at = loop.time() + RESUME_ANYWAY_SECONDS
 

@@ -65,9 +65,9 @@ class HubClient:
             offset += PAGE
 
     async def start_server(self, workload: Workload) -> httpx.Response:
-        """Ask the hub to take a workload up again, with the choice that its row keeps."""
+        """Ask the hub to take up this very workload, if it is still open."""
         return await self._call(
-            "POST", _path(workload), json={"user_options": dict(workload.choice)}
+            "POST", _path(workload), json={"user_options": {"resume": workload.id}}
         )
 
     async def close(self) -> None:

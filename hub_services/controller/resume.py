@@ -1,8 +1,13 @@
-"""After a hub restart: every start that was waiting or under way goes on by itself."""
+"""After a hub restart: every start that was waiting or under way goes on by itself.
+
+And the opposite: a server that runs although the hub no longer knows it is nobody's, for nobody
+can reach or stop it. It is ended after two looks, half a minute apart.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from dcloud_spawner import lifecycle
@@ -18,46 +23,68 @@ log = logging.getLogger(__name__)
 
 ACTOR = Actor("controller")
 
-
-def _unfinished(platform: Platform) -> list[Workload]:
-    with platform.database.reading() as connection:
-        found = workloads.in_states(connection, (State.QUEUED, State.ADMITTED, State.STARTING))
-    return [workload for workload in found if workload.kind == NOTEBOOK]
+UNFINISHED = (State.QUEUED, State.ADMITTED, State.STARTING)
 
 
-async def resume(platform: Platform, hub: HubClient) -> bool:
-    """Ask the hub to take up what it does not know to be starting; True when all is taken up.
+class Resumer:
+    """Compares the hub's servers with the rows; remembers whom the hub did not know last time."""
 
-    A start that the hub refuses for good (its user or profile is gone) is ended with the
-    hub's own reason. Raises HubUnavailable when the hub does not answer.
-    """
-    waiting = await platform.in_database_thread(_unfinished, platform)
-    if not waiting:
-        return True
-    active = await hub.active_servers()
-    complete = True
-    for workload in waiting:
-        if active.get((workload.user, workload.server_name)):
-            continue
+    def __init__(self, platform: Platform, hub: HubClient) -> None:
+        self._platform = platform
+        self._hub = hub
+        self._unknown: frozenset[str] = frozenset()
+
+    def _notebooks(self) -> list[Workload]:
+        with self._platform.database.reading() as connection:
+            found = workloads.in_states(connection, (*UNFINISHED, State.RUNNING))
+        return [workload for workload in found if workload.kind == NOTEBOOK]
+
+    async def turn(self) -> bool:
+        """Look once; True when every unfinished start is under way in the hub.
+
+        Raises HubUnavailable when the hub does not answer.
+        """
+        rows = await self._platform.in_database_thread(self._notebooks)
+        if not rows:
+            return True
+        active = await self._hub.active_servers()
+        lost = [row for row in rows if not active.get((row.user, row.server_name))]
+        complete = True
+        for workload in lost:
+            if workload.state in UNFINISHED and not await self._take_up(workload):
+                complete = False
+        await self._end_forgotten([row for row in lost if row.state is State.RUNNING])
+        return complete
+
+    async def _take_up(self, workload: Workload) -> bool:
         try:
-            response = await hub.start_server(workload)
+            response = await self._hub.start_server(workload)
         except HubUnavailable as error:
             # One that cannot start yet must not hold up those behind it.
             log.info("%s goes on waiting: %s", workload.server, error)
-            complete = False
-            continue
+            return False
         if response.status_code in (HTTPStatus.CREATED, HTTPStatus.ACCEPTED):
             log.info("Took up %s again.", workload.server)
-        elif HTTPStatus.BAD_REQUEST <= response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            await _end_refused(platform, workload, response.text)
-    return complete
+            return True
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            await self._end(workload, "user deleted", response.text)
+            return True
+        # Only a user who is gone ends a wait. Whatever else the hub says (it is just checking,
+        # stopping or starting this server) may be otherwise next time.
+        log.info("%s is not taken up: %s", workload.server, response.text[:300])
+        return response.status_code == HTTPStatus.CONFLICT
 
+    async def _end_forgotten(self, running: list[Workload]) -> None:
+        by_id: Mapping[str, Workload] = {workload.id: workload for workload in running}
+        for identifier in self._unknown & by_id.keys():
+            await self._end(by_id[identifier], "forgotten", "The hub does not know this server.")
+        self._unknown = frozenset(by_id)
 
-async def _end_refused(platform: Platform, workload: Workload, answer: str) -> None:
-    log.warning("The hub refuses %s for good: %s", workload.server, answer[:300])
-    try:
-        await platform.in_engine_thread(
-            lifecycle.stop, platform, workload.id, "refused", ACTOR, answer[:2000]
-        )
-    except EngineError as error:
-        log.error("Cannot end %s yet: %s", workload.server, error)
+    async def _end(self, workload: Workload, reason: str, detail: str) -> None:
+        log.warning("Ending %s, %s: %s", workload.server, reason, detail[:300])
+        try:
+            await self._platform.in_engine_thread(
+                lifecycle.stop, self._platform, workload.id, reason, ACTOR, detail[:2000]
+            )
+        except EngineError as error:
+            log.error("Cannot end %s yet: %s", workload.server, error)
