@@ -1,13 +1,13 @@
 """After a hub restart: every start that was waiting or under way goes on by itself.
 
 And the opposite: a server that runs although the hub no longer knows it is nobody's, for nobody
-can reach or stop it. It is ended after two looks, half a minute apart.
+can reach or stop it. It is ended when the hub has not known it for half a minute.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
 from http import HTTPStatus
 
 from dcloud_spawner import lifecycle
@@ -23,16 +23,19 @@ log = logging.getLogger(__name__)
 
 ACTOR = Actor("controller")
 
+FORGOTTEN_SECONDS = 25.0
+"""Less than the period of the looks, so that the second one ends it."""
+
 UNFINISHED = (State.QUEUED, State.ADMITTED, State.STARTING)
 
 
 class Resumer:
-    """Compares the hub's servers with the rows; remembers whom the hub did not know last time."""
+    """Compares the hub's servers with the rows; remembers since when it does not know one."""
 
     def __init__(self, platform: Platform, hub: HubClient) -> None:
         self._platform = platform
         self._hub = hub
-        self._unknown: frozenset[str] = frozenset()
+        self._unknown_since: dict[str, float] = {}
 
     def _notebooks(self) -> list[Workload]:
         with self._platform.database.reading() as connection:
@@ -75,10 +78,13 @@ class Resumer:
         return response.status_code == HTTPStatus.CONFLICT
 
     async def _end_forgotten(self, running: list[Workload]) -> None:
-        by_id: Mapping[str, Workload] = {workload.id: workload for workload in running}
-        for identifier in self._unknown & by_id.keys():
-            await self._end(by_id[identifier], "forgotten", "The hub does not know this server.")
-        self._unknown = frozenset(by_id)
+        now = time.monotonic()
+        self._unknown_since = {
+            workload.id: self._unknown_since.get(workload.id, now) for workload in running
+        }
+        for workload in running:
+            if now - self._unknown_since[workload.id] >= FORGOTTEN_SECONDS:
+                await self._end(workload, "forgotten", "The hub does not know this server.")
 
     async def _end(self, workload: Workload, reason: str, detail: str) -> None:
         log.warning("Ending %s, %s: %s", workload.server, reason, detail[:300])
