@@ -1,7 +1,7 @@
 """What happens to a workload, each step one transaction with its line in the action log.
 
-    submit -> (a pass admits) -> begin_start -> mark_ready -> begin_stop -> confirm_gone
-                     cancel <- while queued
+    submit -> (a pass admits) -> begin_start -> begin_launch, end_launch -> mark_ready
+    begin_stop (from any of these) -> finish_stop: the engine's word, then confirm_gone
 
 Engine calls stand between the transactions, never inside one (invariant 11), so a process
 may die between any two lines: every state says what is still held, and whoever comes next
@@ -12,7 +12,7 @@ All functions block; on an event loop call them in a thread.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -20,15 +20,18 @@ from dcloud_spawner.engines.base import ContainerFacts
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, InvalidChoice
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.scheduler.admission import impossible
+from dcloud_spawner.scheduler.admission import gib_at_most, impossible
+from dcloud_spawner.scheduler.placement import FreeNode
 from dcloud_spawner.scheduler.plan import free_now
-from dcloud_spawner.scheduler.schedule import GIB, take_snapshot
+from dcloud_spawner.scheduler.schedule import take_snapshot
 from dcloud_spawner.scheduler.snapshot import Request
-from dcloud_spawner.spec import home_volume
 from dcloud_spawner.store import events, homes, leases, workloads
 from dcloud_spawner.store.homes import Home
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import NOTEBOOK, NewWorkload, Workload
+
+LONGEST_DETAIL = 4000
+"""Characters kept of what an engine or a program said at the end."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def submit(
     )
     with platform.database.transaction() as connection:
         _refuse_impossible(connection, platform, new, now)
-        _refuse_kept_home(homes.of_user(connection, user))
+        refuse_kept_home(homes.of_user(connection, user))
         if workloads.find_open(connection, user, server_name) is not None:
             raise Conflict(
                 "This server already runs or waits.", hint="Stop it or leave the queue first."
@@ -104,34 +107,7 @@ def _refuse_impossible(
         )
 
 
-def claim_home(platform: Platform, user: str, actor: Actor) -> str:
-    """Name of the user's home volume, noted in the database.
-
-    Raises Conflict when it was left by a deleted user of the same name.
-    """
-    volume = home_volume(platform.settings.deployment, user)
-    now = utc_now()
-    with platform.database.reading() as connection:
-        known = homes.of_user(connection, user)
-    if known is None:
-        with platform.database.transaction() as connection:
-            known = homes.of_user(connection, user)
-            if known is None:
-                homes.insert(connection, volume, user, now)
-                events.append(
-                    connection,
-                    actor=actor.name,
-                    source=actor.source,
-                    action="home.create",
-                    target=user,
-                    at=now,
-                    detail={"volume": volume},
-                )
-    _refuse_kept_home(known)
-    return known.volume if known is not None else volume
-
-
-def _refuse_kept_home(home: Home | None) -> None:
+def refuse_kept_home(home: Home | None) -> None:
     """Raise Conflict when a deleted user left this home: their data must not open to whoever
     signs up under that name."""
     if home is not None and home.user_deleted_at is not None:
@@ -141,63 +117,6 @@ def _refuse_kept_home(home: Home | None) -> None:
             f"delete it (dcloud purge-home {home.user}).",
             code="home_of_deleted_user",
         )
-
-
-def orphan_home(connection: Connection, user: str, actor: Actor) -> None:
-    """Keep the home of a user who is being deleted, closed to a new user of that name."""
-    now = utc_now()
-    if homes.mark_user_deleted(connection, user, now):
-        events.append(
-            connection,
-            actor=actor.name,
-            source=actor.source,
-            action="home.keep",
-            target=user,
-            at=now,
-        )
-
-
-def adopt_home(platform: Platform, user: str, actor: Actor) -> bool:
-    """Hand the home of a deleted user to the present user of that name."""
-    now = utc_now()
-    with platform.database.transaction() as connection:
-        home = homes.of_user(connection, user)
-        if home is None or home.user_deleted_at is None:
-            return False
-        homes.mark_user_deleted(connection, user, None)
-        events.append(
-            connection,
-            actor=actor.name,
-            source=actor.source,
-            action="home.adopt",
-            target=user,
-            at=now,
-        )
-    return True
-
-
-def purge_home(platform: Platform, user: str, actor: Actor) -> bool:
-    """Delete a home for good. Raises Conflict while a server of the user is open."""
-    with platform.database.reading() as connection:
-        home = homes.of_user(connection, user)
-        mine = [found for found in workloads.open_workloads(connection) if found.user == user]
-    if home is None:
-        return False
-    if mine:
-        raise Conflict(f"{user} has a server that runs or waits.", hint="Stop it first.")
-    platform.engine.purge_home(home.volume)
-    with platform.database.transaction() as connection:
-        homes.remove(connection, user)
-        events.append(
-            connection,
-            actor=actor.name,
-            source=actor.source,
-            action="home.purge",
-            target=user,
-            at=utc_now(),
-            detail={"volume": home.volume},
-        )
-    return True
 
 
 def begin_start(platform: Platform, identifier: str) -> tuple[Workload, tuple[str, ...]] | None:
@@ -216,6 +135,26 @@ def begin_start(platform: Platform, identifier: str) -> tuple[Workload, tuple[st
             connection, actor="spawner", action="workload.start", target=identifier, at=now
         )
         return workloads.get(connection, identifier), leases.held_by(connection, identifier)
+
+
+def begin_launch(platform: Platform, identifier: str) -> bool:
+    """Note that a container is about to be made; False when the workload is to stop.
+
+    From now until :func:`end_launch` one may appear at any moment, even when it is not there
+    yet, so nobody may take "there is none" for "there will be none". No line in the action log:
+    the state does not change. A mark whose process died counts for two engine time-outs, the
+    time in which the engine has either done what it was asked or refused it.
+    """
+    until = utc_now() + timedelta(seconds=2 * platform.settings.engine_timeout_seconds)
+    with platform.database.transaction() as connection:
+        return workloads.mark_launch(connection, identifier, until)
+
+
+def end_launch(platform: Platform, identifier: str) -> None:
+    """The engine has answered: the container is there, or will never be. Not to be called when
+    it did not answer, for then it may still be making one."""
+    with platform.database.transaction() as connection:
+        workloads.set_values(connection, identifier, launch_until=None)
 
 
 def mark_ready(platform: Platform, identifier: str, facts: ContainerFacts) -> bool:
@@ -253,7 +192,11 @@ def begin_stop(
     """
     now = utc_now()
     with platform.database.transaction() as connection:
-        common = {"end_reason": reason, "end_detail": detail, "stopping_at": now}
+        common = {
+            "end_reason": reason[:32],
+            "end_detail": detail[:LONGEST_DETAIL],
+            "stopping_at": now,
+        }
         if workloads.transition(
             connection,
             identifier,
@@ -324,17 +267,24 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
 def finish_stop(platform: Platform, identifier: str) -> bool:
     """Stop the container of a STOPPING workload, release what it holds and run a pass.
 
-    Raises EngineError when the engine refuses or does not answer: then everything stays held,
-    and the reconciler tries again. Safe to call from several processes at once.
+    Raises EngineError when the engine refuses or does not answer, or while another process is
+    launching the container: then everything stays held, and whoever launches or the reconciler
+    tries again. Safe to call from several processes at once.
     """
-    with platform.database.reading() as connection:
-        if workloads.get(connection, identifier).state is not State.STOPPING:
+    for _ in range(2):  # a launch may end while its container is being stopped
+        with platform.database.reading() as connection:
+            workload = workloads.get(connection, identifier)
+        if workload.state is not State.STOPPING:
             return False
-    facts = platform.engine.stop(identifier, platform.settings.stop_grace_seconds)
-    released = confirm_gone(platform, identifier, facts)
-    if released:
-        platform.run_pass()
-    return released
+        # Looked at before the engine: a launch that begins later finds STOPPING and gives up.
+        settled = workload.launch_until is None or workload.launch_until <= utc_now()
+        facts = platform.engine.stop(identifier, platform.settings.stop_grace_seconds)
+        if settled:
+            released = confirm_gone(platform, identifier, facts)
+            if released:
+                platform.run_pass()
+            return released
+    raise EngineError("Its container is just being launched; it is ended as soon as it is there.")
 
 
 def stop(platform: Platform, identifier: str, reason: str, actor: Actor, detail: str = "") -> None:
@@ -359,7 +309,7 @@ def change_limits(
     for name, value in (("memory_bytes", memory_bytes), ("cpu_millicores", cpu_millicores)):
         if value < 1:  # engines read 0 as "no limit" or "as it was"
             raise InvalidChoice(f"{name}: {value} is not possible.", hint="At least 1.", field=name)
-    workload = _reserve_limits(platform, identifier, memory_bytes, cpu_millicores)
+    old = _reserve_limits(platform, identifier, memory_bytes, cpu_millicores, actor)
     try:
         platform.engine.update_limits(
             identifier, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
@@ -368,54 +318,67 @@ def change_limits(
         raise  # it may have been done
     except EngineError:
         with platform.database.transaction() as connection:
-            workloads.set_values(
-                connection,
-                identifier,
-                memory_bytes=workload.memory_bytes,
-                cpu_millicores=workload.cpu_millicores,
-            )
+            _write_limits(connection, old, old.memory_bytes, old.cpu_millicores, actor, "failed")
         raise
     with platform.database.transaction() as connection:
-        workloads.set_values(
-            connection, identifier, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
-        )
-        events.append(
-            connection,
-            actor=actor.name,
-            source=actor.source,
-            action="workload.resize",
-            target=identifier,
-            at=utc_now(),
-            detail={
-                "memory_bytes": [workload.memory_bytes, memory_bytes],
-                "cpu_millicores": [workload.cpu_millicores, cpu_millicores],
-            },
-        )
+        _write_limits(connection, old, memory_bytes, cpu_millicores, actor, "ok")
         resized = workloads.get(connection, identifier)
     platform.run_pass()
     return resized
 
 
 def _reserve_limits(
-    platform: Platform, identifier: str, memory_bytes: int, cpu_millicores: int
+    platform: Platform, identifier: str, memory_bytes: int, cpu_millicores: int, actor: Actor
 ) -> Workload:
     with platform.database.transaction() as connection:
         workload = workloads.get(connection, identifier)
         if workload.state is not State.RUNNING or workload.node is None:
             raise Conflict("Only a running server can be resized.", hint="Start it first.")
-        snapshot = take_snapshot(connection, platform.capacity, utc_now())
-        node = free_now(snapshot)[workload.node]
-        spare_memory = node.memory_bytes + workload.memory_bytes
-        spare_cpu = node.cpu_millicores + workload.cpu_millicores
-        if memory_bytes > spare_memory or cpu_millicores > spare_cpu:
-            raise Conflict(
-                f"{workload.node} has not that much left.",
-                hint=f"At most {spare_memory / GIB:.1f} GiB and {spare_cpu / 1000:g} cores.",
-            )
-        workloads.set_values(
-            connection,
-            identifier,
-            memory_bytes=max(memory_bytes, workload.memory_bytes),
-            cpu_millicores=max(cpu_millicores, workload.cpu_millicores),
-        )
+        memory = max(memory_bytes, workload.memory_bytes)
+        cpu = max(cpu_millicores, workload.cpu_millicores)
+        if (memory, cpu) != (workload.memory_bytes, workload.cpu_millicores):
+            snapshot = take_snapshot(connection, platform.capacity, utc_now())
+            _refuse_growth(free_now(snapshot).get(workload.node), workload, memory, cpu)
+        _write_limits(connection, workload, memory, cpu, actor, "begun")
     return workload
+
+
+def _refuse_growth(
+    node: FreeNode | None, workload: Workload, memory_bytes: int, cpu_millicores: int
+) -> None:
+    """Raise Conflict when a node has not what a workload would take in addition."""
+    if node is None:
+        raise Conflict(f"{workload.node} takes no more work now.", hint="Less is possible.")
+    most_memory = workload.memory_bytes + max(0, node.memory_bytes)
+    most_cpu = workload.cpu_millicores + max(0, node.cpu_millicores)
+    if memory_bytes > most_memory or cpu_millicores > most_cpu:
+        raise Conflict(
+            f"{workload.node} has not that much left.",
+            hint=f"At most {gib_at_most(most_memory)} GiB and {most_cpu / 1000:g} cores.",
+        )
+
+
+def _write_limits(
+    connection: Connection,
+    old: Workload,
+    memory_bytes: int,
+    cpu_millicores: int,
+    actor: Actor,
+    result: str,
+) -> None:
+    workloads.set_values(
+        connection, old.id, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
+    )
+    events.append(
+        connection,
+        actor=actor.name,
+        source=actor.source,
+        action="workload.resize",
+        target=old.id,
+        result=result,
+        at=utc_now(),
+        detail={
+            "memory_bytes": [old.memory_bytes, memory_bytes],
+            "cpu_millicores": [old.cpu_millicores, cpu_millicores],
+        },
+    )

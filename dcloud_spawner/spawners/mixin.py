@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from tornado.httpclient import AsyncHTTPClient
 
-from dcloud_spawner import lifecycle
+from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.engines.base import ContainerFacts, ContainerSpec, Phase
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, LaunchFailed, UserError
 from dcloud_spawner.lifecycle import Actor
@@ -205,7 +205,7 @@ class PlatformSpawner(SpawnerViews):
         while True:
             try:
                 spec = await self._build_spec(workload, accelerators)
-                url = await self._in_full(self.launch(spec))
+                url = await self._in_full(self._launch_marked(spec, workload.id))
             except EngineUnreachable as error:
                 self.log.warning("Trying again to launch %s: %s", workload.server, error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -213,9 +213,26 @@ class PlatformSpawner(SpawnerViews):
             self.launched_at = utc_now()
             return url
 
+    async def _launch_marked(self, spec: ContainerSpec, identifier: str) -> str:
+        """Launch with a mark in the row, so that nobody who stops this server meanwhile takes
+        a container that is not there yet for one that is gone."""
+        if not await self.platform.in_database_thread(
+            lifecycle.begin_launch, self.platform, identifier
+        ):
+            raise Conflict("This start was cancelled.", code="cancelled")
+        try:
+            url = await self.launch(spec)
+        except EngineUnreachable:
+            raise  # the engine may still be making it: the mark stays
+        except EngineError:
+            await self.platform.in_database_thread(lifecycle.end_launch, self.platform, identifier)
+            raise
+        await self.platform.in_database_thread(lifecycle.end_launch, self.platform, identifier)
+        return url
+
     async def _build_spec(self, workload: Workload, accelerators: tuple[str, ...]) -> ContainerSpec:
         volume = await self.platform.in_database_thread(
-            lifecycle.claim_home, self.platform, self.user.name, Actor("spawner")
+            user_homes.claim_home, self.platform, self.user.name, Actor("spawner")
         )
         home = await self.platform.in_engine_thread(self.platform.engine.ensure_home, volume)
         return build_spec(
@@ -343,7 +360,7 @@ class PlatformSpawner(SpawnerViews):
 
         def keep() -> None:
             with self.platform.database.transaction() as connection:
-                lifecycle.orphan_home(connection, self.user.name, current_actor(None, "hub"))
+                user_homes.orphan_home(connection, self.user.name, current_actor(None, "hub"))
 
         await self.platform.in_database_thread(keep)
 

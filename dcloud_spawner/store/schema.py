@@ -15,11 +15,10 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
     text,
 )
 
-from dcloud_spawner.store.database import UtcDateTime
+from dcloud_spawner.store.database import AnyText, UtcDateTime
 
 
 class State(StrEnum):
@@ -75,7 +74,7 @@ accelerators = Table(
     Column("kind", String(16), nullable=False),
     Column("parent_uuid", String(96), nullable=False, server_default=""),
     Column("health", String(16), nullable=False),
-    Column("health_reason", Text, nullable=False, server_default=""),
+    Column("health_reason", AnyText, nullable=False, server_default=""),
     Column("seen_at", UtcDateTime, nullable=False),
 )
 
@@ -104,6 +103,8 @@ workloads = Table(
     Column("submitted_at", UtcDateTime, nullable=False),
     Column("admitted_at", UtcDateTime, nullable=True),
     Column("starting_at", UtcDateTime, nullable=True),
+    # Set while an engine may be making the container: until then one may appear at any moment.
+    Column("launch_until", UtcDateTime, nullable=True),
     Column("ready_at", UtcDateTime, nullable=True),
     Column("stopping_at", UtcDateTime, nullable=True),
     Column("ended_at", UtcDateTime, nullable=True),
@@ -113,7 +114,7 @@ workloads = Table(
     Column("exit_code", Integer, nullable=True),
     Column("oom_killed", Boolean, nullable=False, server_default=text("false")),
     Column("end_reason", String(32), nullable=False, server_default=""),
-    Column("end_detail", Text, nullable=False, server_default=""),
+    Column("end_detail", AnyText, nullable=False, server_default=""),
     Index("ix_workloads_state", "state"),
 )
 

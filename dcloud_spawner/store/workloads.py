@@ -47,6 +47,7 @@ class Workload:
     submitted_at: datetime
     admitted_at: datetime | None
     starting_at: datetime | None
+    launch_until: datetime | None
     ready_at: datetime | None
     stopping_at: datetime | None
     ended_at: datetime | None
@@ -194,6 +195,16 @@ def transition(
             workloads.c.state.in_([state.value for state in come_from]),
         )
         .values(state=to.value, **values)
+    )
+    return result.rowcount == 1
+
+
+def mark_launch(connection: Connection, identifier: str, until: datetime) -> bool:
+    """Note a launch under way, if the workload is STARTING."""
+    result = connection.execute(
+        update(workloads)
+        .where(workloads.c.id == identifier, workloads.c.state == State.STARTING.value)
+        .values(launch_until=until)
     )
     return result.rowcount == 1
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Connection
 
-from dcloud_spawner import lifecycle
+from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.errors import Conflict, EngineError, NotFound
 from dcloud_spawner.lifecycle import Actor
-from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.spec import home_volume
-from dcloud_spawner.store import events, homes, workloads
+from dcloud_spawner.platform import Platform
+from dcloud_spawner.store import homes, workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.deployment import Deployment
@@ -121,50 +118,19 @@ def list_homes(console: Console, deployment: Deployment) -> None:
 def adopt_home(console: Console, deployment: Deployment, user: str) -> None:
     """Hand the home that a deleted user left to whoever has that name now."""
     with opened(deployment) as platform:
-        now = utc_now()
-        with platform.database.transaction() as connection:
-            if not homes.mark_user_deleted(connection, user, None):
-                raise NotFound(f"There is no home of {user}.")
-            _log_home(platform, connection, "home.adopt", user, now)
+        if not user_homes.adopt_home(platform, user, cli_actor()):
+            raise NotFound(
+                f"No deleted user {user} left a home here.", hint="`dcloud homes` lists them."
+            )
     console.print(f"the home of {user} is theirs again", highlight=False)
 
 
 def purge_home(console: Console, deployment: Deployment, user: str) -> None:
     """Delete a home volume for good; raises Conflict while a server of that user is open."""
     with opened(deployment) as platform:
-        with platform.database.reading() as connection:
-            known = homes.of_user(connection, user)
-            open_servers = [
-                each.server for each in workloads.open_workloads(connection) if each.user == user
-            ]
-        if open_servers:
-            raise Conflict(
-                f"{', '.join(open_servers)} still runs or waits.",
-                hint=f"`dcloud stop {open_servers[0]}` first.",
-            )
-        volume = known.volume if known else home_volume(platform.settings.deployment, user)
-        if known is None and volume not in platform.engine.homes():
+        if not user_homes.purge_home(platform, user, cli_actor()):
             raise NotFound(f"There is no home of {user}.", hint="`dcloud homes` lists them.")
-        platform.engine.purge_home(volume)
-        with platform.database.transaction() as connection:
-            homes.remove(connection, user)
-            _log_home(platform, connection, "home.purge", user, utc_now())
-    console.print(f"deleted the home of {user} ({volume})", highlight=False)
-
-
-def _log_home(
-    platform: Platform, connection: Connection, action: str, user: str, at: datetime
-) -> None:
-    actor = cli_actor()
-    events.append(
-        connection,
-        actor=actor.name,
-        source=actor.source,
-        action=action,
-        target=user,
-        at=at,
-        detail={"volume": home_volume(platform.settings.deployment, user)},
-    )
+    console.print(f"deleted the home of {user}", highlight=False)
 
 
 def _size(size_bytes: int) -> str:

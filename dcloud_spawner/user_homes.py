@@ -1,0 +1,128 @@
+"""Whose home is whose: claimed at the first start, kept when its user is deleted, handed over or
+purged by an administrator.
+
+Engine calls stand between the transactions, never inside one (invariant 11).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable
+from dcloud_spawner.lifecycle import Actor, refuse_kept_home
+from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.spec import home_volume
+from dcloud_spawner.store import events, homes, workloads
+from dcloud_spawner.store.homes import Home
+
+
+def claim_home(platform: Platform, user: str, actor: Actor) -> str:
+    """Name of the user's home volume, noted in the database.
+
+    Raises Conflict when it was left by a deleted user of the same name.
+    """
+    volume = home_volume(platform.settings.deployment, user)
+    now = utc_now()
+    with platform.database.reading() as connection:
+        known = homes.of_user(connection, user)
+    if known is None:
+        with platform.database.transaction() as connection:
+            known = homes.of_user(connection, user)
+            if known is None:
+                homes.insert(connection, volume, user, now)
+                events.append(
+                    connection,
+                    actor=actor.name,
+                    source=actor.source,
+                    action="home.create",
+                    target=user,
+                    at=now,
+                    detail={"volume": volume},
+                )
+    refuse_kept_home(known)
+    return known.volume if known is not None else volume
+
+
+def orphan_home(connection: Connection, user: str, actor: Actor) -> None:
+    """Keep the home of a user who is being deleted, closed to a new user of that name."""
+    now = utc_now()
+    if homes.mark_user_deleted(connection, user, now):
+        events.append(
+            connection,
+            actor=actor.name,
+            source=actor.source,
+            action="home.keep",
+            target=user,
+            at=now,
+        )
+
+
+def adopt_home(platform: Platform, user: str, actor: Actor) -> bool:
+    """Hand the home of a deleted user to the present user of that name."""
+    now = utc_now()
+    with platform.database.transaction() as connection:
+        home = homes.of_user(connection, user)
+        if home is None or home.user_deleted_at is None:
+            return False
+        homes.mark_user_deleted(connection, user, None)
+        events.append(
+            connection,
+            actor=actor.name,
+            source=actor.source,
+            action="home.adopt",
+            target=user,
+            at=now,
+        )
+    return True
+
+
+def purge_home(platform: Platform, user: str, actor: Actor) -> bool:
+    """Delete a home for good. Raises Conflict while a server of the user is open, EngineError
+    when the engine does not delete it: what it refused is as before, and what it may yet do
+    (no answer) leaves the home closed until somebody purges it again."""
+    home = _close_home(platform, user, actor)
+    if home is None:
+        return False
+    try:
+        platform.engine.purge_home(home.volume)
+    except EngineUnreachable:
+        raise
+    except EngineError:
+        with platform.database.transaction() as connection:
+            homes.mark_user_deleted(connection, user, home.user_deleted_at)
+            _log_purge(connection, home, actor, "failed")
+        raise
+    with platform.database.transaction() as connection:
+        homes.remove(connection, user)
+        _log_purge(connection, home, actor, "ok")
+    return True
+
+
+def _close_home(platform: Platform, user: str, actor: Actor) -> Home | None:
+    """Let nobody start on a home that is about to go; returns it as it was."""
+    with platform.database.transaction() as connection:
+        home = homes.of_user(connection, user)
+        if home is None:
+            return None
+        mine = [found for found in workloads.open_workloads(connection) if found.user == user]
+        if mine:
+            servers = ", ".join(found.server for found in mine)
+            raise Conflict(
+                f"{servers} still runs or waits.", hint=f"`dcloud stop {mine[0].server}` first."
+            )
+        homes.mark_user_deleted(connection, user, home.user_deleted_at or utc_now())
+        _log_purge(connection, home, actor, "begun")
+    return home
+
+
+def _log_purge(connection: Connection, home: Home, actor: Actor, result: str) -> None:
+    events.append(
+        connection,
+        actor=actor.name,
+        source=actor.source,
+        action="home.purge",
+        target=home.user,
+        result=result,
+        at=utc_now(),
+        detail={"volume": home.volume},
+    )
