@@ -120,6 +120,7 @@ def bwrap_arguments(host: HostView, sandbox: SandboxView) -> tuple[str, ...]:
         *("--proc", "/proc", "--dev", "/dev"),
         *("--size", str(sandbox.shm_bytes), "--perms", "1777", "--tmpfs", "/dev/shm"),
         *_own(sandbox),
+        *_interpreter(host),
         *("--remount-ro", "/", "--chdir", _home(sandbox.mounts)),
         *_unprivileged(host),
         host.python,
@@ -159,9 +160,16 @@ def _system(host: HostView) -> list[str]:
         arguments += ["--ro-bind", "/dev/null", path]
     if host.resolver:
         arguments += _bind("--ro-bind", host.resolver, host.resolver)
-    for source, target in host.python_folders:
-        arguments += _bind("--ro-bind", source, target)
     return arguments
+
+
+def _interpreter(host: HostView) -> list[str]:
+    """After /tmp, which a checkout in /tmp would otherwise disappear under."""
+    return [
+        word
+        for source, target in host.python_folders
+        for word in _bind("--ro-bind", source, target)
+    ]
 
 
 def _bind(option: str, source: str, target: str) -> list[str]:

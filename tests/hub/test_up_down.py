@@ -182,7 +182,8 @@ def test_a_users_server_outlives_hub_and_platform_until_it_is_stopped(
     shell: Shell, hub: httpx.Client
 ) -> None:
     choice = {"profile": "cpu", "memory_gib": 1, "cpus": 0.5}
-    assert hub.post("/hub/api/users/admin/server", json=choice).status_code in {201, 202}
+    answer = hub.post("/hub/api/users/admin/server", json=choice)
+    assert answer.status_code in {201, 202}, answer.text + shell.logs()
     wait(lambda: server_answers(hub))
     started = hub.get("/user/admin/api/status").json()["started"]
 
