@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http import HTTPStatus
 
 from jupyterhub.apihandlers.users import UserAPIHandler, UserServerAPIHandler
 from jupyterhub.app import JupyterHub
@@ -70,9 +71,19 @@ class NotedServerHandler(_Noted, UserServerAPIHandler):
 
     async def delete(self, *args: str, **kwargs: str) -> None:
         """Stop a server or leave the queue; takes the user's and the server's name."""
-        with _collisions_are_conflicts():
-            await super().delete(*args, **kwargs)
         user_name, server_name = (*args, "")[:2]
+        user = self.find_user(user_name)
+        spawner = user.spawners.get(server_name) if user is not None else None
+        starting = spawner if spawner is not None and spawner.pending == "spawn" else None
+        if starting is not None:
+            starting.ended_by = actor_of(self)
+        try:
+            with _collisions_are_conflicts():
+                await super().delete(*args, **kwargs)
+        except HTTPError as error:
+            if starting is not None and error.status_code != HTTPStatus.CONFLICT:
+                starting.ended_by = None  # they may not
+            raise
         user = self.find_user(user_name)
         spawner = user.spawners.get(server_name) if user is not None else None
         if user is not None and (spawner is None or not spawner.active):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
@@ -79,6 +79,9 @@ class PlatformSpawner(SpawnerViews):
         self.options_form = type(self).render_options_form
         self.options_from_form = self.choice_of_form
         self.apply_user_options = lambda spawner, options: None
+        self.ended_by: Actor | None = None
+        """Who asked for the end of the present start: it is told in another request's context."""
+        self._noticing = asyncio.Lock()
         self._step: asyncio.Future[Any] | None = None
         self._cleanup: asyncio.Task[None] | None = None
 
@@ -102,7 +105,7 @@ class PlatformSpawner(SpawnerViews):
         actor = current_actor(self.handler, default=self.user.name)
         if self._cleanup is not None:
             await self._cleanup
-        self._cleanup, self.launched_at = None, None
+        self._cleanup, self.launched_at, self.ended_by = None, None, None
         self.pool.keep_fresh()
         try:
             workload = await self._in_full(self._submit(actor))
@@ -285,7 +288,7 @@ class PlatformSpawner(SpawnerViews):
         workload = await self._workload() if reason == "cancelled" or self.workload_id else None
         if workload is None:
             return
-        actor = current_actor(None, default="spawner")
+        actor = self.ended_by or Actor("spawner")
         try:
             await self.platform.in_engine_thread(
                 lifecycle.stop, self.platform, workload.id, reason, actor, detail[:2000]
@@ -331,6 +334,28 @@ class PlatformSpawner(SpawnerViews):
         except EngineError as error:
             self.log.error("Cannot clean up %s yet: %s", workload.id, error)
         return f"{reason}, exit code {code}"
+
+    @property
+    def _superseded(self) -> bool:
+        """Whether the hub is stopping this server already, or has a newer one of its name."""
+        return self.pending == "stop" or self.user.spawners.get(self.name) is not self
+
+    def add_poll_callback(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Call back when the server has ended. The hub's callback finds the server by its name:
+        coming late, it would stop the next server of that name, in the middle of its start."""
+
+        def unless_superseded() -> Any:
+            return None if self._superseded else callback(*args, **kwargs)
+
+        super().add_poll_callback(unless_superseded)
+
+    async def poll_and_notify(self) -> int | str | None:
+        """One at a time, so that whoever asks second finds the work of the first one done."""
+        async with self._noticing:
+            if self._superseded:
+                return await self.poll()
+            status: int | str | None = await super().poll_and_notify()
+            return status
 
     async def get_url(self) -> str:
         """The address from the store: right even when the hub died before it saved its own."""
