@@ -205,6 +205,7 @@ def test_a_users_server_outlives_hub_and_platform_until_it_is_stopped(
     shell.dcloud("stop", "admin")
     assert not json.loads(shell.dcloud("status", "--json"))["servers"]
     assert not server_answers(hub)
+    wait(lambda: not hub.get("/hub/api/users/admin").json()["servers"], seconds=15)
 
 
 def test_a_home_stays_until_it_is_purged(shell: Shell, hub: httpx.Client) -> None:
