@@ -42,5 +42,9 @@ c.JupyterHub.extra_handlers = form_handlers()
 c.JupyterHub.log_level = 10
 c.JupyterHub.services = [{"name": "tester", "api_token": os.environ["DCLOUD_TEST_TOKEN"]}]
 c.JupyterHub.load_roles = [
-    {"name": "tester", "services": ["tester"], "scopes": ["read:users", "list:users", "read:servers"]}
+    {
+        "name": "tester",
+        "services": ["tester"],
+        "scopes": ["read:users", "list:users", "read:servers"],
+    }
 ]
