@@ -20,15 +20,19 @@ ACTOR = Actor("limit")
 
 
 def end_overdue(platform: Platform) -> Sequence[Workload]:
-    """Stop every running server past its limit; returns them. Blocks."""
+    """Stop every running server past its limit; returns those that have ended. Blocks."""
     now = utc_now()
     with platform.database.reading() as connection:
         running = workloads.in_states(connection, (State.RUNNING,))
     overdue = [workload for workload in running if (end := ends_at(workload, now)) and end <= now]
+    ended = []
     for workload in overdue:
         log.info("%s reached its limit of %d s.", workload.server, workload.limit_seconds)
         try:
             lifecycle.stop(platform, workload.id, "time limit", ACTOR)
         except EngineError as error:
+            # It is STOPPING now: the reconciler goes on.
             log.error("Cannot stop %s yet: %s", workload.server, error)
-    return overdue
+            continue
+        ended.append(workload)
+    return ended
