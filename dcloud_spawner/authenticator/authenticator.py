@@ -25,7 +25,7 @@ from dcloud_spawner.authenticator.gate import HashGate
 from dcloud_spawner.authenticator.links import OneTimeLink, hub_url
 from dcloud_spawner.authenticator.refused import Refused
 from dcloud_spawner.authenticator.sessions import end_sessions
-from dcloud_spawner.authenticator.source import source_address
+from dcloud_spawner.authenticator.source import address_of
 from dcloud_spawner.authenticator.who import Who
 from dcloud_spawner.errors import InvalidChoice, UserError
 from dcloud_spawner.platform import Platform, utc_now
@@ -188,8 +188,7 @@ class DCloudAuthenticator(Authenticator):
 
     def address(self, handler: BaseHandler) -> str:
         """The address a request came from, as our own proxy says."""
-        trusted = frozenset(handler.app.trusted_downstream_ips)
-        return source_address(handler.request, trusted)
+        return address_of(handler)
 
     def check_password(self, password: str, *, name: str) -> None:
         """Raise InvalidChoice with the rule that a new password breaks."""

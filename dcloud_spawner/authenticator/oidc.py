@@ -20,7 +20,7 @@ from tornado import web
 from traitlets import default
 
 from dcloud_spawner.authenticator.sessions import take_away
-from dcloud_spawner.authenticator.source import source_address
+from dcloud_spawner.authenticator.source import address_of
 from dcloud_spawner.authenticator.who import Who, log_act
 from dcloud_spawner.errors import ConfigurationError
 from dcloud_spawner.platform import Platform, utc_now
@@ -100,8 +100,7 @@ class FollowsProvider(OAuthenticator):
         name = getattr(handler, "_dcloud_claimed", None)
         user = handler.find_user(name) if name else None
         if user is not None:
-            trusted = frozenset(handler.app.trusted_downstream_ips)
-            await self._take_away(user, source_address(handler.request, trusted))
+            await self._take_away(user, address_of(handler))
 
     async def _take_away(self, user: User, address: str) -> None:
         name = user.name

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 
+from jupyterhub.handlers import BaseHandler
 from tornado.httputil import HTTPServerRequest
+
+
+def address_of(handler: BaseHandler) -> str:
+    """The address a request of the hub came from, as our own proxies saw it."""
+    trusted = frozenset(handler.app.trusted_downstream_ips)
+    return source_address(handler.request, trusted)
 
 
 def source_address(request: HTTPServerRequest, trusted: frozenset[str] = frozenset()) -> str:

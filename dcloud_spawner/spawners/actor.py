@@ -15,22 +15,24 @@ from http import HTTPStatus
 from jupyterhub.apihandlers.users import UserAPIHandler, UserServerAPIHandler
 from jupyterhub.app import JupyterHub
 from jupyterhub.auth import Authenticator
-from tornado.web import HTTPError, RequestHandler
+from jupyterhub.handlers import BaseHandler
+from tornado.web import HTTPError
 
+from dcloud_spawner.authenticator.source import address_of
 from dcloud_spawner.lifecycle import Actor
 
 _actor: ContextVar[Actor | None] = ContextVar("dcloud_actor", default=None)
 
 
-def actor_of(handler: RequestHandler) -> Actor | None:
+def actor_of(handler: BaseHandler) -> Actor | None:
     """The user or service behind a request, and its address."""
     person = getattr(handler, "current_user", None)
     if person is None:
         return None
-    return Actor(str(person.name), str(handler.request.remote_ip or ""))
+    return Actor(str(person.name), address_of(handler))
 
 
-def current_actor(handler: RequestHandler | None, default: str) -> Actor:
+def current_actor(handler: BaseHandler | None, default: str) -> Actor:
     """Who is behind what is being done now; ``default`` when nobody asked for it."""
     known = actor_of(handler) if handler is not None else None
     return known or _actor.get() or Actor(default)
