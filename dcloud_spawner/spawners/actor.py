@@ -56,7 +56,7 @@ class _Noted:
 
     async def delete(self, *args: str, **kwargs: str) -> None:
         """Handle DELETE as the hub does, with the actor noted."""
-        token = _actor.set(actor_of(self))  # type: ignore[arg-type]
+        token = _actor.set(actor_of(self))
         try:
             await super().delete(*args, **kwargs)  # type: ignore[misc]
         finally:
