@@ -196,6 +196,11 @@ class CgroupV2(Cgroup):
             quota = f"{_quota(cpu_millicores)} {CPU_PERIOD_MICROSECONDS}"
             _write(self.folder / "cpu.max", quota)
 
+    def create(self, limits: Limits) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        _enable(self.folder.parent, self.folders)
+        super().create(limits)
+
     def oom_kills(self) -> int:
         return _keyed_number(self.folder / "memory.events", "oom_kill")
 
@@ -234,6 +239,12 @@ class CgroupTree:
         folders = {controller: parent / name for controller, parent in self.parents.items()}
         return _group(self.version, folders) if folders else None
 
+    def remove(self) -> None:
+        """Remove the folders of the deployment; those with a sandbox in them stay."""
+        for path in (*self.shelters, *self.parents.values(), *(s.parent for s in self.shelters)):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
 
 def group_from_record(record: Mapping[str, object]) -> Cgroup | None:
     """The inverse of :meth:`Cgroup.as_record`; None for an empty record."""
@@ -245,14 +256,15 @@ def group_from_record(record: Mapping[str, object]) -> Cgroup | None:
 
 
 def find_tree(deployment: str, proc: Path = Path("/proc/self")) -> CgroupTree:
-    """Find, and make, the folder of a deployment in each hierarchy we may write to."""
+    """Where a deployment's groups go in each hierarchy we may write to; makes no folder yet."""
     v1, v2 = _mounts(proc / "mountinfo")
     name = f"dcloud-{deployment}"
     if {"memory", "cpu", "pids"} & set(v1):
         # systemd tracks services in a hierarchy of its own name, or in a bare v2 one beside v1.
         trackers = [mount for mount in (v1.pop("name=systemd", None), v2) if mount is not None]
         tree = _v1_tree(v1, name)
-        return replace(tree, shelters=_shelters(mount / name for mount in trackers))
+        usable = [mount for mount in trackers if os.access(mount, os.W_OK)]
+        return replace(tree, shelters=tuple(mount / name / SHELTER for mount in usable))
     if v2 is not None:
         return _v2_tree(v2, _own_v2_path(proc / "cgroup"), name)
     return CgroupTree(2, {}, "no cgroup file system is mounted")
@@ -266,10 +278,8 @@ def _v1_tree(mounts: Mapping[str, Path], name: str) -> CgroupTree:
             missing.append(f"{controller} is not mounted")
             continue
         try:
-            parent = mounts[controller] / name
-            parent.mkdir(exist_ok=True)
-            _require_write(parent)  # it may have been made by another user
-            parents[controller] = parent
+            _require_room(mounts[controller], name)
+            parents[controller] = mounts[controller] / name
         except OSError as error:
             missing.append(f"{controller}: {error.strerror}")
     # Killing and freezing without any limit would only look like a limit.
@@ -289,18 +299,14 @@ def _v2_tree(root: Path, own: str, name: str) -> CgroupTree:
                 continue
             # Whoever may not write here may not move processes from our group to the new ones.
             _require_write(base / "cgroup.procs")
-            parent = base / name
-            parent.mkdir(exist_ok=True)
-            _require_write(parent)
-            for folder in (base, parent):
-                for controller in wanted:
-                    _write(folder / "cgroup.subtree_control", f"+{controller}")
+            _require_room(base, name)
+            _enable(base, wanted)  # refused where processes are, but for the real top
             missing = sorted(set(V2_CONTROLLERS) - set(wanted))
             return CgroupTree(
                 2,
-                dict.fromkeys(wanted, parent),
+                dict.fromkeys(wanted, base / name),
                 f"not offered here: {', '.join(missing)}" if missing else "",
-                _shelters([parent]),
+                (base / name / SHELTER,),
             )
         except OSError as error:
             reason = reason or f"{base}: {error.strerror}"
@@ -312,13 +318,14 @@ def _require_write(path: Path) -> None:
         raise PermissionError(errno.EACCES, "not writable for us")
 
 
-def _shelters(parents: Iterable[Path]) -> tuple[Path, ...]:
-    made = []
-    for parent in parents:
-        with contextlib.suppress(OSError):
-            (parent / SHELTER).mkdir(parents=True, exist_ok=True)
-            made.append(parent / SHELTER)
-    return tuple(made)
+def _require_room(base: Path, name: str) -> None:
+    """Another user's deployment may have the name already."""
+    _require_write(base / name if (base / name).exists() else base)
+
+
+def _enable(folder: Path, controllers: Iterable[str]) -> None:
+    for controller in controllers:
+        _write(folder / "cgroup.subtree_control", f"+{controller}")
 
 
 def _ancestors(root: Path, own: str) -> Iterator[Path]:

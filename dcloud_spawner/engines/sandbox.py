@@ -124,6 +124,11 @@ class SandboxEngine(Engine):
             return ""
         return f"Sandboxes run without a limit of {', '.join(missing)} ({tree.reason})."
 
+    def remove_groups(self) -> None:
+        """Remove the deployment's own control groups, once it has no sandboxes any more."""
+        self._cgroups().remove()
+        self._tree = None
+
     def _cgroups(self) -> CgroupTree:
         # A tree without groups is asked again: an administrator may just be delegating one.
         if self._tree is None or not self._tree.parents:

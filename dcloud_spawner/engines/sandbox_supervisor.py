@@ -73,6 +73,7 @@ def supervise(folder: SandboxFolder) -> None:
     cgroup = plan_cgroup(plan)
     for shelter in plan.shelters:
         with contextlib.suppress(OSError):
+            Path(shelter).mkdir(parents=True, exist_ok=True)
             Path(shelter, "cgroup.procs").write_text("0", encoding="ascii")
     myself = ProcessIdentity.of(os.getpid())
     assert myself is not None

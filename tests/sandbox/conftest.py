@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,12 @@ from tests.simgpu.simgpu import Simulation, build
 
 @pytest.fixture(scope="session")
 def deployment() -> Iterator[str]:
-    """A name of this run's own; its empty control groups are removed at the end."""
+    """A name of this run's own; its control groups are removed at the end."""
     name = f"test-{os.getpid()}"
     yield name
-    for folder in set(find_tree(name).parents.values()):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+    tree = find_tree(name)
+    tree.remove()
+    assert not [path for path in (*tree.parents.values(), *tree.shelters) if path.exists()]
 
 
 @pytest.fixture(scope="session")

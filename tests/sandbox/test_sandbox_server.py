@@ -42,6 +42,8 @@ def running(
         **module_databases,
     ) as deployment:
         yield deployment
+        settings = deployment.settings
+    SandboxEngine(settings).remove_groups()
 
 
 @pytest.fixture
