@@ -14,7 +14,7 @@ from hub_services.cli.deployment import Deployment
 from hub_services.cli.servers import cli_actor
 from hub_services.cli.stored import database_exists, running_servers
 from hub_services.cli.supervision import Supervisor
-from hub_services.cli.up import LONG_RUNNING
+from hub_services.cli.up import LONG_RUNNING, wait_until_ready
 
 
 def down(console: Console, deployment: Deployment, *, servers: bool) -> None:
@@ -44,6 +44,8 @@ def restart(console: Console, deployment: Deployment, names: Sequence[str]) -> N
     if unknown:
         raise ConfigurationError(f"No program {unknown[0]}; there are {', '.join(LONG_RUNNING)}.")
     supervisor.restart(wanted)
+    if set(wanted) & set(LONG_RUNNING):
+        wait_until_ready(console, deployment, supervisor)
     console.print(f"restarted {', '.join(wanted)}; users' servers keep running", highlight=False)
 
 

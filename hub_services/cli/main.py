@@ -11,6 +11,7 @@ import sys
 
 import click
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from dcloud_spawner.errors import DCloudError, UserError
 from hub_services.cli import deployment as deployments
@@ -160,6 +161,10 @@ def main() -> None:
         _fail(error.message, error.hint)
     except DCloudError as error:
         _fail(str(error))
+    except SQLAlchemyError as error:
+        # Only the driver's own words: a statement may hold what users wrote.
+        words = str(getattr(error, "orig", None) or type(error).__name__).strip()
+        _fail(f"The database says: {words}", "`dcloud doctor` looks at it.")
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(1) from None

@@ -7,7 +7,6 @@ The proxy is a program of its own, so users' servers stay reachable while the hu
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -143,7 +142,7 @@ def configuration(deployment: Deployment) -> str:
                 "childlogdir": logs,
                 "directory": CHECKOUT,
                 "identifier": f"dcloud-{deployment.settings.deployment}",
-                **({"user": getpass.getuser()} if os.getuid() == 0 else {}),
+                **({"user": "root"} if os.getuid() == 0 else {}),
             },
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,11 @@ GIB = 2**30
 
 def cli_actor() -> Actor:
     """The person at this shell, as the action log names them."""
-    return Actor(getpass.getuser(), "command line")
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in some containers
+        name = f"uid {os.getuid()}"
+    return Actor(name, "command line")
 
 
 @contextmanager

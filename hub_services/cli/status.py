@@ -17,6 +17,7 @@ from dcloud_spawner.store import leases, nodes, workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.deployment import Deployment
+from hub_services.cli.preparation import ImageProgress, images_in_preparation
 from hub_services.cli.stored import database_exists, reading
 from hub_services.cli.supervision import Supervisor
 from hub_services.cli.up import LONG_RUNNING, hub_answers
@@ -80,6 +81,7 @@ class Status:
     weaker_isolation: str
     simulated_gpus: bool
     programs: Sequence[ProgramStatus]
+    images: Sequence[ImageProgress]
     gpus: Sequence[GpuStatus]
     queue: Sequence[ServerStatus]
     servers: Sequence[ServerStatus]
@@ -113,6 +115,7 @@ def gather(deployment: Deployment) -> Status:
         weaker_isolation=weaker,
         simulated_gpus=settings.simulated_gpus,
         programs=_programs(deployment),
+        images=images_in_preparation(settings) if engine_name == "docker" else (),
         gpus=gpus,
         queue=[_server(each) for each in waiting],
         servers=[_server(each) for each in open_workloads if each.state is not State.QUEUED],
@@ -196,7 +199,13 @@ def show(console: Console, status: Status) -> None:
         engine += f"  [red]{status.engine_problem}[/red]"
     console.print(engine, highlight=False)
     programs = ", ".join(f"{each.name} {each.state}" for each in status.programs)
-    console.print(f"programs: {programs}\n", highlight=False)
+    console.print(f"programs: {programs}", highlight=False)
+    for image in status.images:
+        console.print(
+            f"image {image.image}: {image.state}, {image.progress:.0%}. {image.message}",
+            highlight=False,
+        )
+    console.print()
     _show_gpus(console, status)
     if status.queue:
         console.print(_queue_table(status), "")

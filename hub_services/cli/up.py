@@ -5,6 +5,7 @@ Each step may be repeated: what is there stays, what runs is said to run.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from hub_services.cli.deployment import (
 )
 from hub_services.cli.node import install_proxy, proxy_installed
 from hub_services.cli.orphans import find_orphans
+from hub_services.cli.preparation import images_in_preparation
 from hub_services.cli.processes import loopback
 from hub_services.cli.secrets import PROXY_TOKEN, ensure_secrets, read_secret
 from hub_services.cli.simulated import simulated_variables
@@ -46,6 +48,18 @@ def up(console: Console, *, simulated_gpus: int | None, forget: bool, install: b
     """Start the deployment and print its address; raises ConfigurationError."""
     deployment = open_deployment(forget=forget)
     deployment.make_folders()
+    with _only_one(console, deployment):
+        _up(console, deployment, simulated_gpus, forget=forget, install=install)
+
+
+def _up(
+    console: Console,
+    deployment: Deployment,
+    simulated_gpus: int | None,
+    *,
+    forget: bool,
+    install: bool,
+) -> None:
     _tell_remembered(console, deployment, forget)
     with _step(console, "secrets"):
         ensure_secrets(deployment.settings.secrets_dir)
@@ -62,7 +76,7 @@ def up(console: Console, *, simulated_gpus: int | None, forget: bool, install: b
     done = supervisor.start()
     for sentence in done or ["already running: proxy, hub and controller"]:
         console.print(f"  {sentence}", highlight=False)
-    _wait_until_ready(console, deployment, supervisor)
+    wait_until_ready(console, deployment, supervisor)
     supervisor.start_once("images")  # after the hub, with which it would fight for the processor
     _greet(console, deployment)
 
@@ -118,6 +132,18 @@ def _configured_engine() -> str:
 
 
 @contextmanager
+def _only_one(console: Console, deployment: Deployment) -> Iterator[None]:
+    """Let one ``up`` after the other work on a state folder."""
+    with (deployment.run_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print("  waiting for another dcloud up to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def _step(console: Console, name: str) -> Iterator[None]:
     with console.status(name):
         yield
@@ -165,7 +191,7 @@ def _migrate(deployment: Deployment) -> None:
         database.close()
 
 
-def _wait_until_ready(console: Console, deployment: Deployment, supervisor: Supervisor) -> None:
+def wait_until_ready(console: Console, deployment: Deployment, supervisor: Supervisor) -> None:
     """Wait until the hub answers through the proxy; raises with the log of what keeps failing."""
     began = time.monotonic()
     starts: dict[str, set[int]] = {name: set() for name in LONG_RUNNING}
@@ -251,6 +277,10 @@ def _greet(console: Console, deployment: Deployment) -> None:
     console.print(f"  engine: {settings.engine}{weaker}", highlight=False)
     if deployment.simulated_gpus:
         console.print(f"  GPUs: {deployment.simulated_gpus}, simulated", highlight=False)
+    waiting = images_in_preparation(settings) if settings.engine == "docker" else ()
+    if waiting:
+        names = ", ".join(each.image for each in waiting)
+        console.print(f"  images being prepared: {names} (dcloud status)", highlight=False)
     link = way_in(settings)
     if link is not None:
         console.print(
