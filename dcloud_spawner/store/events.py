@@ -3,6 +3,8 @@
 Rows are chained by hash: ``hash = SHA-256(previous_hash + canonical JSON of the row)``, so a
 row that was changed or taken out later is found by :func:`verify`. Appending happens inside
 the caller's write transaction, which the database serialises, so the chain never forks.
+What a chain alone cannot show is that its end was cut off: whoever wants to know that keeps
+what :func:`head` says elsewhere and gives it to :func:`verify`.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
 
+from dcloud_spawner.store.database import storable
 from dcloud_spawner.store.schema import events
 
 GENESIS = "0" * 64
@@ -37,10 +41,18 @@ class Event:
     hash: str
 
 
+@dataclass(frozen=True)
+class Head:
+    """The last row of the chain at some time."""
+
+    sequence: int
+    hash: str
+
+
 def _digest(previous_hash: str, row: Mapping[str, object]) -> str:
     at = row["at"]
     assert isinstance(at, datetime)
-    body = {**row, "at": at.isoformat(timespec="microseconds")}
+    body = {**row, "at": at.astimezone(UTC).isoformat(timespec="microseconds")}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256((previous_hash + text).encode()).hexdigest()
 
@@ -56,25 +68,35 @@ def append(
     result: str = "ok",
     detail: Mapping[str, object] | None = None,
 ) -> int:
-    """Add one row and return its sequence number. ``detail`` must be JSON and hold no secret."""
-    last = connection.execute(
-        select(events.c.sequence, events.c.hash).order_by(events.c.sequence.desc()).limit(1)
-    ).one_or_none()
-    sequence, previous_hash = (last.sequence + 1, last.hash) if last else (1, GENESIS)
+    """Add one row and return its sequence number.
+
+    ``detail`` must hold no secret. Raises ValueError or TypeError when it is not JSON.
+    """
+    last = head(connection)
+    sequence, previous_hash = last.sequence + 1, last.hash
     row: dict[str, object] = {
         "sequence": sequence,
         "at": at,
-        "actor": actor[:255],
+        "actor": storable(actor)[:255],
         "action": action,
-        "target": target[:255],
-        "source": source[:255],
+        "target": storable(target)[:255],
+        "source": storable(source)[:255],
         "result": result,
-        "detail": json.loads(json.dumps(detail or {})),
+        # What is read back is what is hashed: keys as text, tuples as lists, no NaN.
+        "detail": json.loads(json.dumps(detail or {}, allow_nan=False)),
     }
     connection.execute(
         events.insert().values(**row, previous_hash=previous_hash, hash=_digest(previous_hash, row))
     )
     return sequence
+
+
+def head(connection: Connection) -> Head:
+    """The end of the chain now; sequence 0 while it is empty."""
+    last = connection.execute(
+        select(events.c.sequence, events.c.hash).order_by(events.c.sequence.desc()).limit(1)
+    ).one_or_none()
+    return Head(last.sequence, last.hash) if last else Head(0, GENESIS)
 
 
 def read(
@@ -87,21 +109,45 @@ def read(
     return [Event(**row._mapping) for row in connection.execute(query.limit(limit))]
 
 
-def verify(connection: Connection) -> Iterator[str]:
-    """Walk the whole chain; yield one sentence for each row that is not as it was written."""
+def verify(connection: Connection, known: Head | None = None) -> Iterator[str]:
+    """Walk the whole chain; yield one sentence for each row that is not as it was written.
+
+    ``known`` is a head that was noted before; without it, rows cut off at the end are not found.
+    """
     previous_hash, expected = GENESIS, 1
-    result = connection.execution_options(yield_per=1000).execute(
-        select(events).order_by(events.c.sequence)
-    )
-    for row in result:
-        body = {
-            key: getattr(row, key)
-            for key in ("sequence", "at", "actor", "action", "target", "source", "result", "detail")
-        }
+    missing = known is not None and known.sequence > 0
+    for row in _rows(connection):
+        if isinstance(row, str):
+            yield row
+            return
         if row.sequence != expected:
             yield f"row {expected} is missing before row {row.sequence}"
         if row.previous_hash != previous_hash:
             yield f"row {row.sequence} does not continue the row before it"
-        if row.hash != _digest(row.previous_hash, body):
+        if row.hash != _digest(row.previous_hash, {name: getattr(row, name) for name in _HASHED}):
             yield f"row {row.sequence} was changed after it was written"
+        if known is not None and row.sequence == known.sequence:
+            missing = False
+            if row.hash != known.hash:
+                yield f"row {row.sequence} is not the one that was noted"
         previous_hash, expected = row.hash, row.sequence + 1
+    if missing and known is not None:
+        yield f"row {known.sequence} was noted once and is missing"
+
+
+_HASHED = ("sequence", "at", "actor", "action", "target", "source", "result", "detail")
+
+
+def _rows(connection: Connection) -> Iterator[Event | str]:
+    """Every row in order; a sentence instead of one whose fields are not even of their types."""
+    after = 0
+    while True:
+        try:
+            page = read(connection, after=after)
+        except (ValueError, TypeError, DBAPIError) as error:
+            yield f"a row behind row {after} cannot be read: {error}"
+            return
+        yield from page
+        if not page:
+            return
+        after = page[-1].sequence
