@@ -55,7 +55,7 @@ def check_engine(deployment: Deployment) -> Iterator[Finding]:
     if absent:
         mend = install_command(packages_for(absent))
         yield broken("engine", f"sandbox, but {', '.join(absent)} is missing", mend)
-    elif wanted == "auto":
+    elif wanted == "auto" or deployment.engine_was_chosen:
         yield attention("engine", "sandbox, a weaker isolation than containers", docker_mend())
     else:
         yield ok("engine", "sandbox, as set; a weaker isolation than containers")
@@ -170,7 +170,8 @@ def check_cgroups(deployment: Deployment) -> Iterator[Finding]:
         yield ok("cgroups", seen)
     else:
         mend = "run as root" if os.geteuid() else "mount the cgroup file systems (systemd does)"
-        yield broken("cgroups", f"{seen} ({tree.reason})", mend)
+        seen += "; what servers ask for is not enforced"
+        yield attention("cgroups", seen, mend)
 
 
 def check_disk(deployment: Deployment) -> Iterator[Finding]:

@@ -61,6 +61,11 @@ class Deployment:
         return cache_dir()
 
     @property
+    def engine_was_chosen(self) -> bool:
+        """Whether ``up`` chose the engine, and nobody named it."""
+        return "DCLOUD_ENGINE" in self.recalled and not self.remembered.get(ENGINE_WISH)
+
+    @property
     def simulated_gpus(self) -> int:
         """How many GPUs ``up --simulated-gpus`` asked for; 0 for real ones."""
         return int(self.remembered.get(SIMULATED, "0") or 0)

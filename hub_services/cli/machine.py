@@ -37,6 +37,7 @@ DOCKER_COMMANDS = ("dockerd", "iptables", "mmdebstrap")
 SANDBOX_COMMANDS = ("bwrap", "setpriv")
 
 _DOCKER_START_SECONDS = 40.0
+_DOCKER_SOCKET = Path("/var/run/docker.sock")
 _DOCKERD_PID = Path("/var/run/docker.pid")
 
 
@@ -181,6 +182,8 @@ def prepare_engine(settings: Settings, log: Path, say: Say, *, may_change: bool 
 
 def docker_mend() -> str:
     """The exact command that would bring a Docker engine."""
+    if _DOCKER_SOCKET.exists() and not os.access(_DOCKER_SOCKET, os.W_OK):
+        return "It runs, but not for you. Run: sudo usermod -aG docker $USER, and sign in again"
     absent = packages_for(missing(["dockerd", "iptables"]))
     if absent:
         return f"Run: {install_command(absent)}"
