@@ -221,7 +221,8 @@ class EngineContract:
         assert facts.exit_code == 7 and not facts.oom_killed
         assert facts.started_at is not None and facts.finished_at is not None
         length_seconds = (facts.finished_at - facts.started_at).total_seconds()
-        assert 0.5 <= length_seconds < 3
+        # Docker takes its start time a little after the process began.
+        assert 0.4 <= length_seconds < 3
 
     def test_stop_removes_everything_and_returns_the_last_facts(self, bench: Bench) -> None:
         spec = bench.spec("sh", "-c", "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done")

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,14 +35,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def bench(sandbox_engine: SandboxEngine, deployment: str) -> Iterator[Bench]:
-    yield from bench_of(sandbox_engine, deployment)
+    with bench_of(sandbox_engine, deployment) as bench:
+        yield bench
 
 
+@contextmanager
 def bench_of(engine: SandboxEngine, deployment: str) -> Iterator[Bench]:
     bench = Bench(engine, ContractHost(deployment, "host", 0), [])
-    yield bench
-    for workload in bench.workloads:
-        engine.stop(workload, 0)
+    try:
+        yield bench
+    finally:
+        for workload in bench.workloads:
+            engine.stop(workload, 0)
 
 
 def test_the_token_of_a_user_is_in_no_file_and_on_no_command_line(bench: Bench) -> None:
@@ -85,7 +90,6 @@ def test_of_the_host_only_system_folders_and_the_hubs_python_are_there(
     assert seen["/run"] == [] and seen["/var/lib"] == [] and seen["/home"] == ["dcloud"]
     assert "/mnt" not in seen and str(sandbox_settings.state) not in seen
     assert not {"boot", "media", "opt", "srv", "mnt"} & set(seen["/"])
-    bench.stop(bench.spec("x"))
 
 
 def test_nothing_outside_the_users_folders_can_be_written(bench: Bench) -> None:
@@ -104,7 +108,7 @@ def test_a_state_folder_inside_a_visible_one_is_hidden(
     (state / "secret").write_text("of the hub")
     try:
         engine = SandboxEngine(sandbox_settings.model_copy(update={"state": state}))
-        for bench in bench_of(engine, deployment):
+        with bench_of(engine, deployment) as bench:
             _, output = bench.run(bench.spec("sh", "-c", f"ls -A {state}; id -un"))
             assert output.split() == ["dcloud"]
     finally:
@@ -265,7 +269,7 @@ def test_without_control_groups_sandboxes_run_and_say_what_is_missing(
     engine = SandboxEngine(sandbox_settings)
     assert engine.limits_enforced == frozenset()
     assert "memory" in engine.limits_note and "not delegated" in engine.limits_note
-    for bench in bench_of(engine, deployment):
+    with bench_of(engine, deployment) as bench:
         spec = bench.spec("sh", "-c", "trap '' TERM; setsid sleep 600 & echo up; sleep 600")
         bench.engine.launch(spec)
         bench.output(spec, "up")
@@ -282,7 +286,7 @@ def test_a_user_who_is_not_root_gets_a_user_namespace(
     # We are root, so the user mapped to uid 1000 inside is root here; all else is as for a user.
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     engine = SandboxEngine(sandbox_settings.model_copy(update={"state": tmp_path}))
-    for bench in bench_of(engine, deployment):
+    with bench_of(engine, deployment) as bench:
         home = engine.ensure_home("own")
         look = "id -u; grep -E '^Cap|NoNew' /proc/self/status; touch ~/x && unshare -U true"
         facts, output = bench.run(bench.spec("sh", "-c", look, mounts=[home]))
@@ -299,7 +303,7 @@ def test_a_real_gpu_is_seen_by_the_sandbox_that_leases_it_and_by_no_other(
     engine = SandboxEngine(Settings(deployment=deployment, state=tmp_path, engine="sandbox"))
     (node,) = engine.inventory()
     uuid = node.accelerators[0].uuid
-    for bench in bench_of(engine, deployment):
+    with bench_of(engine, deployment) as bench:
         spec = bench.spec(*python(GPUS), accelerators=[uuid], memory_bytes=1024 * MIB)
         _, output = bench.run(spec)
         assert [line.split()[1] for line in output.splitlines() if "uuid" in line] == [uuid]
