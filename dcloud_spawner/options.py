@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dcloud_spawner.errors import InvalidChoice, NotAllowed
 from dcloud_spawner.profiles import Profile
@@ -28,11 +28,11 @@ class _Given(BaseModel):
 
     profile: str | None = None
     gpus: int | None = None
-    gpu_model: str | None = None
+    gpu_model: Annotated[str, Field(max_length=128)] | None = None
     memory_gib: float | None = None
     cpus: float | None = None
     hours: int | None = None
-    image: str | None = None
+    image: Annotated[str, Field(max_length=500)] | None = None
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,15 @@ class SpawnerViews(HubSpawner):
             raise StartRefused(error.text, reason=error.code, status_code=400) from error
         return choice.as_dict()
 
+    def options_from_query(self, query: Mapping[str, list[str]]) -> dict[str, object]:
+        """Fill in the form from a link, and start nothing: a link may be followed unawares."""
+        self._entered = choice_from_form(query)
+        raise StartRefused(
+            "A link only fills in this form. Look it through and press Start.",
+            reason="link",
+            status_code=200,
+        )
+
     def validated(self, options: object) -> Choice:
         """A choice of this server's owner, with the groups they have now."""
         return validate(
