@@ -91,19 +91,20 @@ def _impossible_gpus(pool: Mapping[str, FreeNode], request: Request) -> Refused:
     )
 
 
-def waiting_reasons(
-    request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot, ahead: int, ahead_gpus: int
-) -> tuple[str, ...]:
-    """Why this request does not start now, most important first, in words for its owner."""
-    reasons = []
-    fits = place(free, request) is not None
-    if not fits:
-        reasons.append(_short_of(request, free, snapshot))
+def shortage(request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot) -> str:
+    """What is short for a request, in words for its owner; empty when it would fit."""
+    return "" if place(free, request) is not None else _short_of(request, free, snapshot)
+
+
+def waiting_reasons(short: str, ahead: int, ahead_gpus: int) -> tuple[str, ...]:
+    """Why a request does not start now, most important first: its :func:`shortage`, then the
+    requests ahead of it and the GPUs that they ask for."""
+    reasons = [short] if short else []
     if ahead:
         asked = f", asking for {_count(ahead_gpus, 'GPU')}" if ahead_gpus else ""
         verb = "is" if ahead == 1 else "are"
         reasons.append(f"{_count(ahead, 'request')} {verb} ahead of you{asked}.")
-        if fits:
+        if not short:
             reasons.append("Starting now would delay a request ahead of you.")
     return tuple(reasons)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from dcloud_spawner.scheduler.admission import waiting_reasons
+from dcloud_spawner.scheduler.admission import shortage, waiting_reasons
 from dcloud_spawner.scheduler.placement import FreeNode, empty_pool, place, placements
 from dcloud_spawner.scheduler.snapshot import Holding, Placement, Request, Snapshot
 
@@ -69,14 +69,20 @@ def make_plan(snapshot: Snapshot, queue: Sequence[Request]) -> Plan:
     starts: list[Start] = []
     kept: list[Request] = []
     reservation: _Reservation | None = None
+    # Within a pass the free only shrinks: a shape that did not fit once never does.
+    hopeless: set[tuple[object, ...]] = set()
     for request in queue:
         placement = (
-            place(free, request)
+            None
+            if request.shape in hopeless
+            else place(free, request)
             if reservation is None
             else _backfill(free, reservation, request, snapshot.at)
         )
         if placement is None:
             kept.append(request)
+            if request.shape not in hopeless and place(free, request) is None:
+                hopeless.add(request.shape)
             if reservation is None:
                 reservation = _reserve(snapshot, free, running, request)
             continue
@@ -86,8 +92,11 @@ def make_plan(snapshot: Snapshot, queue: Sequence[Request]) -> Plan:
     latest = _latest_starts(snapshot, free, running, kept[:FORECAST_LIMIT])
     waiting = []
     gpus_ahead = 0
+    shortages: dict[tuple[object, ...], str] = {}
     for index, request in enumerate(kept):
-        reasons = waiting_reasons(request, free, snapshot, index, gpus_ahead)
+        if request.shape not in shortages:
+            shortages[request.shape] = shortage(request, free, snapshot)
+        reasons = waiting_reasons(shortages[request.shape], index, gpus_ahead)
         waiting.append(Waiting(request, index + 1, reasons, latest.get(request.id)))
         gpus_ahead += request.gpus
     return Plan(tuple(starts), tuple(waiting))

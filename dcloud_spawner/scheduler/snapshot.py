@@ -42,6 +42,11 @@ class Request:
     limit_seconds: int
     submitted_at: datetime
 
+    @property
+    def shape(self) -> tuple[int, str | None, int, int]:
+        """What decides where it fits: equal shapes fit in equal places."""
+        return (self.gpus, self.gpu_model, self.memory_bytes, self.cpu_millicores)
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:

@@ -38,6 +38,11 @@ FOREVER_SECONDS = 10 * 365 * 24 * 3600
 
 READY_POLL_SECONDS = 0.05
 
+RESUME = "resume"
+"""The only field of what the controller posts: the id of the workload to take up."""
+
+RESUMABLE = (State.QUEUED, State.ADMITTED, State.STARTING)
+
 RETRY_SECONDS = 1.0
 """Between two tries to launch while the engine does not answer."""
 
@@ -66,6 +71,8 @@ class PlatformSpawner(SpawnerViews):
     def _notice_ends(cls, state: PoolState) -> None:
         """Tell the hub of servers that somebody else ended (limit, reconciler, command line)."""
         for spawner in list(cls.living):
+            if spawner.user.spawners.get(spawner.name) is not spawner:
+                continue  # of an earlier start; it would see the next one's server as its own
             workload = state.servers.get((spawner.user.name, spawner.name))
             if spawner.ready and (workload is None or workload.state is not State.RUNNING):
                 # poll() looks again itself, so a reading that is a moment old does no harm.
@@ -135,19 +142,29 @@ class PlatformSpawner(SpawnerViews):
 
     async def _submit(self, actor: Actor) -> Workload:
         """A new workload, or the one that this server already has and a dead hub left behind."""
+        if set(self.user_options) == {RESUME}:
+            return await self._resumed(self.user_options[RESUME])
         choice = self.validated(self.user_options)
         image = image_of(choice, self.platform.profiles.current()[choice.profile])
         existing = await self._open_workload()
         if existing is not None:
-            resumable = (State.QUEUED, State.ADMITTED, State.STARTING)
-            if existing.state in resumable and existing.choice == choice.as_dict():
-                self.log.info("Taking up %s of %s again", existing.id, existing.server)
+            if existing.state in RESUMABLE and existing.choice == choice.as_dict():
                 return existing
             await self._end_previous(existing, actor)
         await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
         return await self.platform.in_database_thread(
             lifecycle.submit, self.platform, self.user.name, self.name, choice, image, actor
         )
+
+    async def _resumed(self, identifier: object) -> Workload:
+        """The very workload that the controller asks to take up. It may have been cancelled in
+        the meantime, and must not come to life again as a new one."""
+        existing = await self._open_workload()
+        if existing is None or existing.id != identifier or existing.state not in RESUMABLE:
+            raise Conflict("There is nothing to take up.", code="nothing_to_resume")
+        self.log.info("Taking up %s of %s again", existing.id, existing.server)
+        self.user_options = self.orm_spawner.user_options = dict(existing.choice)
+        return existing
 
     async def _end_previous(self, existing: Workload, actor: Actor) -> None:
         try:

@@ -12,6 +12,7 @@ from dcloud_spawner.scheduler.admission import (
     Refused,
     gib_at_most,
     impossible,
+    shortage,
     waiting_reasons,
 )
 from dcloud_spawner.scheduler.plan import free_now
@@ -174,7 +175,7 @@ def why(
     **size: float,
 ) -> list[str]:
     pool = snapshot(accelerators, holdings or [], **size)  # type: ignore[arg-type]
-    return list(waiting_reasons(wish, free_now(pool), pool, ahead, ahead_gpus))
+    return list(waiting_reasons(shortage(wish, free_now(pool), pool), ahead, ahead_gpus))
 
 
 def held(count: int, **more: float) -> list[Holding]:
@@ -261,7 +262,7 @@ def test_what_is_free_on_different_nodes_only_is_said_so() -> None:
     nodes = [Node("a", 64_000, 2 * GIB), Node("b", 1000, 64 * GIB)]
     pool = snapshot([], nodes=nodes)
     wish = request("q", 0, gib=8, cores=4)
-    assert waiting_reasons(wish, free_now(pool), pool, 0, 0) == (
+    assert waiting_reasons(shortage(wish, free_now(pool), pool), 0, 0) == (
         "No single node has the GPUs, the memory and the cores free together.",
     )
 
