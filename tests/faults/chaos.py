@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,8 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    """What the hub said when it refused."""
 
     def problem(self, text: str) -> None:
         if text not in self.problems:
@@ -164,6 +167,9 @@ class Chaos:
                 time.sleep(0.25)
                 continue
             self.findings.counts[f"{name} {response.status_code}"] += 1
+            if response.status_code >= 400:
+                said = re.sub(r"[0-9a-f-]{12,}", "…", response.text)[:200]
+                self.findings.answers[f"{response.status_code} {said}"] += 1
             self.findings.counts["operations"] += 1
             return
         self.findings.problem(f"{name}: the hub did not answer for long")

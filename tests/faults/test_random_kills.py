@@ -135,6 +135,8 @@ def _check_nothing_is_left(chaos: Chaos) -> None:
 
 def _verdict(chaos: Chaos) -> None:
     print(dict(chaos.findings.counts))
+    for answer, count in chaos.findings.answers.most_common():
+        print(count, answer)
     log = chaos.deployment.log("hub")
     assert chaos.findings.problems == [], "\n".join([*chaos.findings.problems, log[-6000:]])
     _check_nothing_is_left(chaos)
