@@ -18,6 +18,12 @@ from dcloud_spawner.profiles import Profile
 
 GIB = 2**30
 
+LONGEST_MODEL = 128
+LONGEST_IMAGE = 255
+"""Characters. Longer names exist nowhere, and a pattern that backtracks needs long ones to hurt."""
+
+_IMAGE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._/:@-]{{0,{LONGEST_IMAGE - 1}}}")
+
 Number = TypeVar("Number", int, float)
 
 
@@ -60,7 +66,7 @@ class Choice:
     @property
     def cpu_millicores(self) -> int:
         """CPU in thousandths of a core."""
-        return int(self.cpus * 1000)
+        return round(self.cpus * 1000)
 
     @property
     def limit_seconds(self) -> int:
@@ -121,15 +127,18 @@ def _shape(given: object) -> _Given:
             raise InvalidChoice(
                 f"{field[:60]!r} is not a field of a choice.",
                 hint=f"Fields are {', '.join(_Given.model_fields)}.",
-                field=field,
+                field=field[:60],
             ) from error
         raise InvalidChoice(
-            f"{field}: {item['msg']} (got {_shown(item.get('input'))}).", field=field
+            f"{field[:60]}: {item['msg']} (got {_shown(item.get('input'))}).", field=field[:60]
         ) from error
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list in lists
+        return f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -165,8 +174,9 @@ def _one_of(
         return default
     if value not in choices:
         allowed = ", ".join(f"{choice:g}" for choice in choices)
+        shown = f"{value:.10g}" if isinstance(value, float) else _shown(value)
         raise InvalidChoice(
-            f"{field}: {_shown(value)} is not offered by this profile.",
+            f"{field}: {shown} is not offered by this profile.",
             hint=f"Choose one of {allowed}.",
             field=field,
         )
@@ -177,6 +187,12 @@ def _gpu_model(model: str | None, profile: Profile, gpus: int) -> str | None:
     if model is None:
         # A profile that names its models offers no other one.
         return profile.gpu_models[0] if gpus and profile.gpu_models else None
+    if not model.isprintable() or not 1 <= len(model) <= LONGEST_MODEL:
+        raise InvalidChoice(
+            f"gpu_model: {_shown(model)} is no name of a GPU model.",
+            hint=f"Give 1 to {LONGEST_MODEL} printable characters, or leave the model out.",
+            field="gpu_model",
+        )
     if profile.gpu_models and model not in profile.gpu_models:
         raise InvalidChoice(
             f"gpu_model: {_shown(model)} is not offered by this profile.",
@@ -205,6 +221,12 @@ def _image(image: str | None, profile: Profile) -> str | None:
         raise InvalidChoice(
             "image: this profile has a fixed image.",
             hint="Leave the image out or choose a profile that lets you name one.",
+            field="image",
+        )
+    if not _IMAGE.fullmatch(image):
+        raise InvalidChoice(
+            f"image: {_shown(image)} is no name of an image.",
+            hint=f"1 to {LONGEST_IMAGE} characters of A-Z a-z 0-9 . _ - / : @",
             field="image",
         )
     if not re.fullmatch(profile.image_pattern, image):
