@@ -12,7 +12,7 @@ from dcloud_spawner.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dcloud_spawner", "hub_services")
 LONGEST_MODULE = 450
-LONGEST_FUNCTION = 70
+LONGEST_FUNCTION = 60
 
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -34,6 +34,7 @@ def test_no_function_is_long() -> None:
     long = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines"
         for path in MODULES
+        if "migrations" not in path.parts  # a migration is one list of tables
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (length := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION
