@@ -135,6 +135,8 @@ def _shape(given: object) -> _Given:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.10g}"
     try:
         text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, a list in lists
@@ -174,9 +176,8 @@ def _one_of(
         return default
     if value not in choices:
         allowed = ", ".join(f"{choice:g}" for choice in choices)
-        shown = f"{value:.10g}" if isinstance(value, float) else _shown(value)
         raise InvalidChoice(
-            f"{field}: {shown} is not offered by this profile.",
+            f"{field}: {_shown(value)} is not offered by this profile.",
             hint=f"Choose one of {allowed}.",
             field=field,
         )

@@ -20,6 +20,7 @@ from tornado.web import HTTPError
 
 from dcloud_spawner.authenticator.source import address_of
 from dcloud_spawner.lifecycle import Actor
+from dcloud_spawner.spawners.forgotten import end_forgotten
 
 _actor: ContextVar[Actor | None] = ContextVar("dcloud_actor", default=None)
 
@@ -90,7 +91,8 @@ class NotedServerHandler(_Noted, UserServerAPIHandler):
         spawner = user.spawners.get(server_name) if user is not None else None
         if user is not None and (spawner is None or not spawner.active):
             actor = actor_of(self) or Actor("hub")
-            await user.spawner_class.end_forgotten(user.name, server_name, actor)
+            if not await end_forgotten(user.spawner_class.platform, user.name, server_name, actor):
+                self.set_status(HTTPStatus.ACCEPTED)
 
 
 class NotedUserHandler(_Noted, UserAPIHandler):

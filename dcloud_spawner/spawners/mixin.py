@@ -380,21 +380,6 @@ class PlatformSpawner(SpawnerViews):
         address = workload.url if workload is not None else ""
         return f"{address}{self.server.base_url}" if address else await super().get_url()
 
-    @classmethod
-    async def end_forgotten(cls, user: str, server_name: str, actor: Actor) -> None:
-        """End the workload of a server that this hub is not starting (yet): one that waited
-        when the last hub died. Without this, leaving the queue in that moment would be undone."""
-
-        def find() -> Workload | None:
-            with cls.platform.database.reading() as connection:
-                return workloads.find_open(connection, user, server_name)
-
-        workload = await cls.platform.in_database_thread(find)
-        if workload is not None:
-            await cls.platform.in_engine_thread(
-                lifecycle.stop, cls.platform, workload.id, "cancelled", actor
-            )
-
     async def delete_forever(self) -> None:
         """The user is deleted: keep the home, closed to a new user of the same name."""
         if self.name != "":
