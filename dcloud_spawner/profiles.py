@@ -21,7 +21,11 @@ from dcloud_spawner.errors import ConfigurationError
 
 Icon = Literal["cpu", "torch", "tensor", "multi", "code", "stack"]
 Gpus = Annotated[int, Field(ge=0, le=4, strict=True)]
-Amount = Annotated[float, Field(gt=0, le=65536, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0.01, le=65536, allow_inf_nan=False, strict=True)]
+
+RESERVED = ("JUPYTERHUB_", "JPY_", "NVIDIA_", "DCLOUD_")
+RESERVED_NAMES = frozenset({"CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "MEM_LIMIT", "CPU_LIMIT"})
+"""Environment that the platform sets, and that would lie or break out if a profile did."""
 
 
 class _Model(BaseModel):
@@ -86,7 +90,7 @@ class Profile(_Model):
     groups: tuple[str, ...] = ()
     """Hub groups that may use it; empty means everyone."""
     environment: Mapping[str, str] = Field(default_factory=dict)
-    order: int = 100
+    order: Annotated[int, Field(strict=True)] = 100
 
     @field_validator("image_pattern")
     @classmethod
@@ -104,8 +108,10 @@ class Profile(_Model):
         for name in environment:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} is no name of an environment variable")
-            if name.startswith(("JUPYTERHUB_", "NVIDIA_", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD")):
+            if name.startswith(RESERVED) or name in RESERVED_NAMES:
                 raise ValueError(f"{name} is set by the platform")
+            if "\x00" in environment[name]:
+                raise ValueError(f"{name} holds a NUL, which no environment can")
         return MappingProxyType(dict(environment))
 
     def allows(self, groups: set[str], *, admin: bool = False) -> bool:
@@ -118,19 +124,21 @@ def load_profiles(folder: Path) -> Mapping[str, Profile]:
 
     Raises ConfigurationError that names file and line of every mistake found.
     """
-    files = sorted(folder.glob("*.yaml"))
+    files = _files(folder)
     if not files:
         raise ConfigurationError(f"{folder}: no profile (*.yaml) here; there must be at least one.")
     problems: list[str] = []
     profiles: dict[str, Profile] = {}
+    first: dict[str, Path] = {}
     for path in files:
         try:
-            profile = _read_one(path)
+            profile, line = _read_one(path)
         except ConfigurationError as error:
             problems.append(str(error))
             continue
-        if profile.name in profiles:
-            problems.append(f"{path}: the name {profile.name!r} is used by another file too")
+        other = first.setdefault(profile.name, path)
+        if other != path:
+            problems.append(f"{path}:{line}: name: {profile.name!r} is also that of {other.name}")
         profiles[profile.name] = profile
     if problems:
         raise ConfigurationError("\n".join(problems))
@@ -138,21 +146,19 @@ def load_profiles(folder: Path) -> Mapping[str, Profile]:
     return MappingProxyType({profile.name: profile for profile in ranked})
 
 
-def _read_one(path: Path) -> Profile:
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigurationError(f"{path}:{line}: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}:1: {error}") from error
+def _files(folder: Path) -> list[Path]:
+    """The profile files; an editor's hidden ones (locks, drafts) are none."""
+    return sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
+
+
+def _read_one(path: Path) -> tuple[Profile, int]:
+    """One profile and the line of its name; raises ConfigurationError."""
+    tree, data = _parse(path)
     if not isinstance(data, dict):
         raise ConfigurationError(f"{path}:1: a profile is a mapping of keys to values")
     data.setdefault("name", path.stem)
     try:
-        return Profile.model_validate(data)
+        return Profile.model_validate(data), _line_of(tree, ("name",))
     except ValidationError as error:
         lines = []
         for item in error.errors():
@@ -162,6 +168,54 @@ def _read_one(path: Path) -> Profile:
         raise ConfigurationError("\n".join(lines)) from error
 
 
+def _parse(path: Path) -> tuple[yaml.Node | None, object]:
+    """The file as a tree with lines and as plain values; raises ConfigurationError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        again = _given_twice(tree)
+        if again is not None:
+            line = again.start_mark.line + 1
+            raise ConfigurationError(f"{path}:{line}: {again.value}: given twice")
+        return tree, yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"{path}:{line}: {error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigurationError(f"{path}:{line}: a character that YAML does not take") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{path}:{line}: not UTF-8") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}:1: {error.strerror or error}") from error
+    except ValueError as error:  # a date that does not exist, a number too long
+        raise ConfigurationError(f"{path}:1: {error}") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path}:1: nested too deeply") from error
+
+
+def _given_twice(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """The second of two equal keys of one mapping: YAML alone silently takes the last."""
+    stack, done = [node], set()
+    while stack:
+        found = stack.pop()
+        if id(found) in done:
+            continue  # an anchor used again, perhaps inside itself
+        done.add(id(found))
+        if isinstance(found, yaml.SequenceNode):
+            stack += found.value
+        elif isinstance(found, yaml.MappingNode):
+            seen = set()
+            for key, value in found.value:
+                stack.append(value)
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        return key
+                    seen.add(key.value)
+    return None
+
+
 def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
     """Line of the deepest part of a location that the file has, counted from 1."""
     line = node.start_mark.line + 1 if node else 1
@@ -169,7 +223,7 @@ def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
         found: yaml.Node | None = None
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                if key.value == part:
+                if key.value == str(part):
                     line, found = key.start_mark.line + 1, value
         elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
             found = node.value[part]
@@ -191,14 +245,16 @@ class ProfileBook:
         self.problem = ""
         """What is wrong with the folder now; empty when the last read was good."""
 
-    def _fingerprint(self) -> tuple[tuple[str, int, int], ...]:
+    def _fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
         found = []
-        for path in sorted(self._folder.glob("*.yaml")):
+        for path in _files(self._folder):
             try:
                 stat = path.stat()
             except OSError:
                 continue
-            found.append((path.name, stat.st_mtime_ns, stat.st_size))
+            # The time of change, not of modification: it also tells of a file that was put in
+            # place with an old date, or that may be read now and might not before.
+            found.append((path.name, stat.st_ino, stat.st_ctime_ns, stat.st_size))
         return tuple(found)
 
     def current(self) -> Mapping[str, Profile]:
