@@ -46,7 +46,7 @@ c.JupyterHub.load_roles = [
     {{
         "name": "tester",
         "services": ["tester"],
-        "scopes": ["admin:users", "admin:servers", "list:users"],
+        "scopes": ["admin:users", "admin:servers", "tokens", "list:users"],
     }}
 ]
 """
