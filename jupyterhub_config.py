@@ -9,7 +9,7 @@ from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import load_settings
-from dcloud_spawner.spawners.actor import noting
+from dcloud_spawner.spawners.handlers import with_handlers
 from dcloud_spawner.spawners.select import spawner_class
 
 c: Any = get_config()  # type: ignore[name-defined]
@@ -57,7 +57,7 @@ c.JupyterHub.load_roles = [
 ]
 
 configure_authenticator(c, settings, platform)
-c.JupyterHub.authenticator_class = noting(c.JupyterHub.authenticator_class)
+c.JupyterHub.authenticator_class = with_handlers(c.JupyterHub.authenticator_class)
 c.JupyterHub.template_paths = [str(TEMPLATES)]
 c.JupyterHub.template_vars = template_vars(
     simulated=settings.simulated_gpus,

@@ -8,6 +8,7 @@ keeps people out. Why not NativeAuthenticator: ``docs/sign-in.md``.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,11 @@ class DCloudAuthenticator(Authenticator):
     @default("username_pattern")
     def _name_rules(self) -> str:
         return passwords.NAME_PATTERN
+
+    @default("username_regex")
+    def _name_rules_compiled(self) -> re.Pattern[str]:
+        # The hub compiles a pattern only when it is changed, which a default is not.
+        return re.compile(self.username_pattern)
 
     @default("any_allow_config")
     def _approval_is_the_allow_config(self) -> bool:
