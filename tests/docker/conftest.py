@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,28 @@ from tests.live import Deployment
 from tests.simgpu.simgpu import Simulation, docker_gpus
 
 ROOT = Path(__file__).parents[2]
+
+QUICK = """
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"up")
+    def log_message(self, *arguments): pass
+http.server.ThreadingHTTPServer(("", 8888), Answer).serve_forever()
+"""
+PROFILE = """
+title: Quick
+image: {image}
+order: 1000
+gpus: {{choices: [0, 1, 2, 3, 4], default: 1}}
+memory_gib: {{choices: [0.25], default: 0.25}}
+cpus: {{choices: [1], default: 1}}
+hours: {{default: 2, most: 24}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +56,37 @@ def profiles_dir() -> Path:
 
 
 @pytest.fixture(scope="module")
+def more_settings() -> dict[str, Any]:
+    """Settings of the module's deployment beside the usual ones."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def quick_profiles(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The usual profiles, ``quick`` whose server answers at once, and ``silent`` that never does.
+
+    They stand in for the two seconds of JupyterLab's start-up where a test is about something
+    else. Container, limits, home and GPUs are as real as everybody's.
+    """
+    folder = tmp_path_factory.mktemp("profiles")
+    shutil.copytree(ROOT / "tests" / "config" / "profiles", folder, dirs_exist_ok=True)
+    programs = {"quick": ["/usr/bin/python3", "-c", QUICK], "silent": ["sleep", "600"]}
+    for name, program in programs.items():
+        recipe = f"FROM {base_image}\nCMD {json.dumps(program)}\n"
+        command = ["docker", "build", "-q", "-t", f"dcloud/{name}:test", "-"]
+        subprocess.run(command, input=recipe, text=True, check=True, capture_output=True)
+        (folder / f"{name}.yaml").write_text(PROFILE.format(image=f"dcloud/{name}:test"))
+    yield folder
+    for name in programs:
+        subprocess.run(["docker", "rmi", f"dcloud/{name}:test"], check=False, capture_output=True)
+
+
+@pytest.fixture(scope="module")
 def deployment(
     base_image: str,
     simulation: Simulation,
     profiles_dir: Path,
+    more_settings: dict[str, Any],
     module_databases: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
@@ -48,6 +101,7 @@ def deployment(
         gpu_runtime=simulation.runtime_name,
         nvml_library=str(simulation.library),
         **module_databases,
+        **more_settings,
     ) as running:
         yield running
 

@@ -6,25 +6,33 @@ import itertools
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from dcloud_spawner.authenticator.bootstrap import bootstrap_admin_link
 from dcloud_spawner.engines.base import ContainerFacts
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import events, leases, workloads
 from dcloud_spawner.store.events import Event
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
+from tests.hub.sign_in import Visitor
 from tests.live import Deployment, server_path
 
 _numbers = itertools.count(1)
 
 SMALL: dict[str, Any] = {"profile": "cpu", "memory_gib": 0.5, "cpus": 0.5}
 """The cheapest choice of the tests' profiles."""
+
+
+def quick(count: int = 0, **more: Any) -> dict[str, Any]:
+    """A choice of a server that answers at once, with some GPUs; see ``quick_profiles``."""
+    return {"profile": "quick", "gpus": count, **more}
 
 
 def gpu(count: int, **more: Any) -> dict[str, Any]:
@@ -213,6 +221,23 @@ class People:
             # The last in the queue first, so that nobody starts because somebody else ends.
             list(threads.map(end, reversed(still_open())))
         until(lambda: not still_open(), 40, f"the end of {still_open()}")
+
+
+@contextmanager
+def signed_in(deployment: Deployment, name: str) -> Iterator[Visitor]:
+    """Somebody who has signed up, was approved, and is signed in with a browser."""
+    platform = deployment.platform
+    assert platform is not None
+    with Visitor(deployment.url, "127.0.0.1") as admin, Visitor(deployment.url, "127.0.0.2") as new:
+        link = bootstrap_admin_link(platform.database, deployment.settings)
+        assert link is not None
+        admin.use_link(link)
+        admin.sign_in("admin")
+        new.sign_up(name)
+        admin.act("approve", name)
+        new.sign_in(name)
+        assert new.is_in
+        yield new
 
 
 def action_log(platform: Platform, target: str | None = None) -> list[Event]:

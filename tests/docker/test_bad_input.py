@@ -15,9 +15,8 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from dcloud_spawner.authenticator.bootstrap import bootstrap_admin_link
 from dcloud_spawner.store import schema, workloads
-from tests.docker.people import SMALL, People, Person, gpu, until
+from tests.docker.people import SMALL, People, Person, gpu, signed_in, until
 from tests.hub.sign_in import Visitor
 from tests.live import Deployment, server_path
 
@@ -302,17 +301,7 @@ def test_bad_options_set_beforehand_are_refused_at_the_start(eve: Person) -> Non
 @pytest.fixture(scope="module")
 def page(deployment: Deployment) -> Iterator[Visitor]:
     """Somebody signed in with a browser."""
-    platform = deployment.platform
-    assert platform is not None
-    with Visitor(deployment.url, "127.0.0.1") as admin, Visitor(deployment.url, "127.0.0.2") as ivy:
-        link = bootstrap_admin_link(platform.database, deployment.settings)
-        assert link is not None
-        admin.use_link(link)
-        admin.sign_in("admin")
-        ivy.sign_up("ivy")
-        admin.act("approve", "ivy")
-        ivy.sign_in("ivy")
-        assert ivy.is_in
+    with signed_in(deployment, "ivy") as ivy:
         yield ivy
     with deployment.api() as api:
         api.delete("/users/ivy/server")

@@ -4,21 +4,18 @@
 confirmed the end and the GPUs are free (``workload.release``) to the row with which the next
 one begins to start its container (``workload.start``). The server's own boot is not in it.
 
-The server inside is a stand-in that answers at once: JupyterLab's two seconds of start-up say
-nothing about a queue. Its container, its limits and its GPUs are as real as everybody's.
+The server inside is a stand-in that answers at once (``quick_profiles``).
 """
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -27,60 +24,16 @@ from dcloud_spawner.engines.base import Phase
 from dcloud_spawner.store import events, workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
-from tests.docker.people import People, Person, action_log, held, until
+from tests.docker.people import People, Person, action_log, held, quick, until
 from tests.live import Deployment
 from tests.simgpu.simgpu import Simulation
 
 pytestmark = pytest.mark.docker
 
-ROOT = Path(__file__).parents[2]
-
-QUICK = """
-import http.server
-class Answer(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"up")
-    def log_message(self, *arguments): pass
-http.server.ThreadingHTTPServer(("", 8888), Answer).serve_forever()
-"""
-PROFILE = """
-title: Quick
-image: {image}
-order: 1
-gpus: {{choices: [0, 1, 2, 3, 4], default: 1}}
-memory_gib: {{choices: [0.25], default: 0.25}}
-cpus: {{choices: [1], default: 1}}
-hours: {{default: 2, most: 24}}
-"""
-
-
-def gpu(count: int, **more: Any) -> dict[str, Any]:
-    """A choice of a quick server with some GPUs."""
-    return {"profile": "quick", "gpus": count, **more}
-
-
-def silent(count: int) -> dict[str, Any]:
-    """A choice of a server that never answers."""
-    return {"profile": "silent", "gpus": count}
-
 
 @pytest.fixture(scope="module")
-def profiles_dir(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Profiles whose images answer at once, and never."""
-    folder = tmp_path_factory.mktemp("profiles")
-    programs = {"quick": ["/usr/bin/python3", "-c", QUICK], "silent": ["sleep", "600"]}
-    for name, program in programs.items():
-        recipe = f"FROM {base_image}\nCMD {json.dumps(program)}\n"
-        command = ["docker", "build", "-q", "-t", f"dcloud/{name}:test", "-"]
-        subprocess.run(command, input=recipe, text=True, check=True, capture_output=True)
-        (folder / f"{name}.yaml").write_text(PROFILE.format(image=f"dcloud/{name}:test"))
-    yield folder
-    for name in programs:
-        subprocess.run(["docker", "rmi", f"dcloud/{name}:test"], check=False, capture_output=True)
+def profiles_dir(quick_profiles: Path) -> Path:
+    return quick_profiles
 
 
 def when(person: Person, workload: Workload, action: str) -> datetime:
@@ -116,7 +69,7 @@ def nothing_left(person: Person, workload: Workload) -> None:
 def holder(people: People) -> Person:
     """A running server with all four GPUs."""
     person = people()
-    person.run(gpu(4))
+    person.run(quick(4))
     return person
 
 
@@ -128,8 +81,8 @@ def test_a_third_waits_with_a_reason_and_starts_within_a_second_of_the_release(
 ) -> None:
     ann, bob, cyd = people.many(3)
     with ThreadPoolExecutor(2) as threads:
-        first, _ = threads.map(lambda person: person.run(gpu(2)), (ann, bob))
-    third = cyd.start(gpu(1))
+        first, _ = threads.map(lambda person: person.run(quick(2)), (ann, bob))
+    third = cyd.start(quick(1))
     until(lambda: places([cyd]) == [1], 5)
     event = cyd.progress()
     assert (event["stage"], event["place"], event["queue_length"]) == ("queue", 1, 1)
@@ -149,7 +102,7 @@ def test_a_third_waits_with_a_reason_and_starts_within_a_second_of_the_release(
 def test_first_come_is_first_served(people: People, holder: Person) -> None:
     waiting = people.many(5)
     for person in waiting:
-        person.start(gpu(1))
+        person.start(quick(1))
     until(lambda: places(waiting) == [1, 2, 3, 4, 5], 5)
     holder.end()
     until(lambda: len(order_of(waiting, "workload.start")) == 4, 20)
@@ -161,11 +114,11 @@ def test_first_come_is_first_served(people: People, holder: Person) -> None:
 def test_a_small_request_does_not_overtake_a_big_one_for_good(people: People) -> None:
     holders = people.many(2)
     for person in holders:
-        person.start(gpu(2, hours=2))
+        person.start(quick(2, hours=2))
     big, small = people.many(2)
-    big.start(gpu(4, hours=1))
+    big.start(quick(4, hours=1))
     until(lambda: places([big]) == [1], 5)
-    small.start(gpu(1, hours=20))  # longer than the reservation of the big one is away
+    small.start(quick(1, hours=20))  # longer than the reservation of the big one is away
     until(lambda: places([big, small]) == [1, 2], 5)
     holders[0].end()
     time.sleep(1)
@@ -178,7 +131,7 @@ def test_a_small_request_does_not_overtake_a_big_one_for_good(people: People) ->
 
 def test_leaving_the_queue_leaves_nothing(people: People, holder: Person) -> None:
     first, second, third = waiting = people.many(3)
-    asked = [person.start(gpu(1)) for person in waiting]
+    asked = [person.start(quick(1)) for person in waiting]
     until(lambda: places(waiting) == [1, 2, 3], 5)
     with first.deployment.api(first.token) as api:  # which only they themselves may do
         assert api.delete(f"/users/{second.name}/server").status_code in (403, 404)
@@ -193,15 +146,15 @@ def test_leaving_the_queue_leaves_nothing(people: People, holder: Person) -> Non
     cancelled = action_log(second.platform, row.id)[-1]
     assert (cancelled.actor, cancelled.source) == (second.name, "127.0.0.1")
     until(lambda: places([first, third]) == [1, 2], 5)
-    second.start(gpu(1))  # and may come back, behind the others
+    second.start(quick(1))  # and may come back, behind the others
     until(lambda: places(waiting) == [1, 3, 2], 5)
 
 
 def test_asking_twice_keeps_the_one_place(people: People, holder: Person) -> None:
     first, second = people.many(2)
-    asked = first.start(gpu(1))
-    second.start(gpu(1))
-    again = first.post(gpu(2))
+    asked = first.start(quick(1))
+    second.start(quick(1))
+    again = first.post(quick(2))
     assert again.status_code in (202, 400)
     until(lambda: places([first, second]) == [1, 2], 5)
     workload = first.workload()
@@ -211,9 +164,9 @@ def test_asking_twice_keeps_the_one_place(people: People, holder: Person) -> Non
 def test_who_waits_does_not_stand_in_the_way_of_others(people: People, holder: Person) -> None:
     waiting = people.many(12)
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda person: person.start(gpu(1)), waiting))
+        list(threads.map(lambda person: person.start(quick(1)), waiting))
     other = people()
-    other.run(gpu(0))
+    other.run(quick(0))
     assert other.answers()
     assert [person.state() for person in waiting] == [State.QUEUED] * 12
     until(lambda: sorted(place or 0 for place in places(waiting)) == list(range(1, 13)), 5)
@@ -230,7 +183,7 @@ def test_a_start_can_be_cancelled_at_any_moment(people: People) -> None:
     def start_and_cancel(person: Person, delays: list[float]) -> None:
         for delay in delays:
             with ThreadPoolExecutor(1) as asking:
-                asked = asking.submit(person.post, gpu(1))
+                asked = asking.submit(person.post, quick(1))
                 time.sleep(delay)
                 answers.append(person.stop().status_code)
                 answers.append(asked.result().status_code)
@@ -275,7 +228,7 @@ def test_a_killed_hub_keeps_the_queue_and_everyone_starts_in_turn(
 ) -> None:
     deployment = people.deployment
     waiting = people.many(5)
-    asked = [person.start(gpu(2)) for person in waiting]
+    asked = [person.start(quick(2)) for person in waiting]
     until(lambda: places(waiting) == [1, 2, 3, 4, 5], 5)
     deployment.kill("hub")
     # The proxy and the server know each other; only questions to the hub have to wait.
@@ -306,7 +259,7 @@ def test_a_killed_hub_keeps_the_queue_and_everyone_starts_in_turn(
 def test_a_killed_controller_stops_nobody(people: People, holder: Person) -> None:
     deployment = people.deployment
     waiting = people()
-    waiting.start(gpu(1))
+    waiting.start(quick(1))
     until(lambda: places([waiting]) == [1], 5)
     deployment.kill("controller")
     try:
@@ -317,7 +270,7 @@ def test_a_killed_controller_stops_nobody(people: People, holder: Person) -> Non
     finally:
         deployment.start("controller")
     other = people()
-    other.run(gpu(4))
+    other.run(quick(4))
     other.shell("kill 1")
     until(lambda: other.state() is None, 20)
 
@@ -329,7 +282,7 @@ def test_a_server_stops_at_its_time_limit_and_the_next_one_starts(
     people: People, holder: Person
 ) -> None:
     waiting = people()
-    asked = waiting.start(gpu(1))
+    asked = waiting.start(quick(1))
     workload = holder.workload()
     assert workload is not None
     with holder.platform.database.transaction() as connection:
@@ -348,7 +301,7 @@ def test_a_server_that_dies_is_noticed_and_the_next_one_starts(
     people: People, holder: Person, death: str
 ) -> None:
     waiting = people()
-    waiting.start(gpu(1))
+    waiting.start(quick(1))
     workload = holder.workload()
     assert workload is not None
     holder.shell(death)
@@ -362,11 +315,11 @@ def test_a_server_that_dies_is_noticed_and_the_next_one_starts(
 
 def test_a_container_removed_behind_our_back_is_noticed(people: People) -> None:
     person = people()
-    workload = person.run(gpu(1))
+    workload = person.run(quick(1))
     subprocess.run(["docker", "rm", "-f", person.container().ref], check=True, capture_output=True)
     until(lambda: person.state() is None, 20)
     nothing_left(person, workload)
-    person.run(gpu(1))
+    person.run(quick(1))
 
 
 # ---------------------------------------------------------------------------- several servers
@@ -375,7 +328,7 @@ def test_a_container_removed_behind_our_back_is_noticed(people: People) -> None:
 def test_one_user_has_several_servers(people: People) -> None:
     person = people()
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda server: person.run(gpu(1), server), ("", "second")))
+        list(threads.map(lambda server: person.run(quick(1), server), ("", "second")))
     assert person.answers() and person.answers("second")
     both = [person.container(server) for server in ("", "second")]
     assert not set(both[0].devices) & set(both[1].devices)
@@ -413,9 +366,9 @@ def test_launches_are_limited_in_number_and_time_and_waiting_is_not(
         people = People(deployment)
         team = people.many(4)
         with ThreadPoolExecutor(4) as threads:
-            asked = list(threads.map(lambda person: person.start(silent(1)), team))
+            asked = list(threads.map(lambda person: person.start({"profile": "silent"}), team))
         patient = people()
-        patient.start(gpu(4))
+        patient.start(quick(4))
         until(lambda: places([patient]) == [1], 5)
         until(lambda: not any(person.state() for person in team), 40, "the end of the silent ones")
         begun = sorted(
