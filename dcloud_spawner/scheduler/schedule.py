@@ -55,23 +55,28 @@ def schedule(
 
 
 def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> Snapshot:
-    """Read the pool as one consistent picture."""
+    """Read the pool as one consistent picture.
+
+    A node that the newest inventory did not list takes no work, as a drained one: an engine
+    lists every node on which it can start something.
+    """
     rows = nodes.all_nodes(connection)
-    drained = {row.name for row in rows if row.drained}
+    newest = max((row.seen_at for row in rows), default=now)
+    closed = {row.name for row in rows if row.drained or row.seen_at < newest}
     holders = leases.holders(connection)
     held: dict[str, list[str]] = {}
     for accelerator, workload in holders.items():
         held.setdefault(workload, []).append(accelerator)
     return Snapshot(
         at=now,
-        nodes={row.name: _node(row, capacity) for row in rows},
+        nodes={row.name: _node(row, capacity, closed=row.name in closed) for row in rows},
         accelerators={
             row.uuid: Accelerator(
                 row.uuid,
                 row.node,
                 row.index,
                 row.model,
-                offered=row.health is Health.OK and row.node not in drained,
+                offered=row.health is Health.OK and row.node not in closed,
             )
             for row in nodes.all_accelerators(connection)
         },
@@ -83,12 +88,12 @@ def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> 
     )
 
 
-def _node(row: nodes.NodeRow, capacity: Capacity) -> Node:
+def _node(row: nodes.NodeRow, capacity: Capacity, *, closed: bool) -> Node:
     return Node(
         row.name,
         int(row.cpu_millicores * capacity.cpu_overcommit),
         max(0, row.memory_bytes - capacity.reserve_memory_bytes),
-        row.drained,
+        drained=closed,
     )
 
 

@@ -26,6 +26,7 @@ class Node:
     cpu_millicores: int
     memory_bytes: int
     drained: bool = False
+    """It takes no new work: an administrator said so, or its engine no longer lists it."""
 
 
 @dataclass(frozen=True, slots=True)
