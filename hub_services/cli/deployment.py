@@ -80,7 +80,8 @@ class Deployment:
             self.socket.parent,
         ):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():
+            in_tmp = folder.parent == Path("/tmp")  # where others may have been first
+            if folder.stat().st_uid != os.getuid() or (in_tmp and folder.is_symlink()):
                 raise ConfigurationError(f"{folder} belongs to another user.")
             folder.chmod(0o700)
 
