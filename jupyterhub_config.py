@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dcloud_spawner.authenticator.select import configure_authenticator
+from dcloud_spawner.authenticator.source import own_addresses
 from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
 from dcloud_spawner.platform import Platform
@@ -30,6 +31,7 @@ c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{settings.proxy_api_port}"
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
+c.JupyterHub.trusted_downstream_ips = own_addresses()
 
 # Waiting in the queue is a pending spawn: it may be long and there may be many.
 c.JupyterHub.concurrent_spawn_limit = 0

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 
+import psutil
 from jupyterhub.handlers import BaseHandler
 from tornado.httputil import HTTPServerRequest
+
+
+def own_addresses() -> list[str]:
+    """Every address of this machine. The proxy on it may reach the hub from any of them: Docker
+    rewrites what goes to a bridge's address over loopback to the machine's first address."""
+    return sorted(
+        {
+            found
+            for addresses in psutil.net_if_addrs().values()
+            for address in addresses
+            if (found := _address(address.address.partition("%")[0]))
+        }
+    )
 
 
 def address_of(handler: BaseHandler) -> str:

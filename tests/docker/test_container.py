@@ -290,6 +290,32 @@ def test_another_users_server_is_closed_to_me(ann: Person, bob: Person) -> None:
     assert answer.status_code == 403
 
 
+START_FROM_INSIDE = """
+import json, os, sys, urllib.request
+request = urllib.request.Request(
+    os.environ["JUPYTERHUB_API_URL"] + "/users/bob/servers/more",
+    data=json.dumps({choice}).encode(),
+    headers={{"Authorization": "token {token}", "X-Forwarded-For": "6.6.6.6",
+             "X-Real-Ip": "6.6.6.6"}},
+)
+print(urllib.request.urlopen(request).status)
+"""
+
+
+def test_where_a_request_came_from_cannot_be_made_up(bob: Person) -> None:
+    program = START_FROM_INSIDE.format(choice=SMALL, token=bob.token)
+    assert bob.told(program) in (201, 202)
+    until(lambda: bob.workload("more"), 10)
+    workload = bob.workload("more")
+    assert workload is not None
+    bob.end("more")
+    submitted = action_log(bob.platform, workload.id)[0]
+    networks = bob.inspect()["NetworkSettings"]["Networks"].values()
+    assert [submitted.source] == [network["IPAddress"] for network in networks]
+    (stop,) = [row for row in action_log(bob.platform, workload.id) if row.actor == "bob"][1:]
+    assert stop.source == "127.0.0.1"  # this test, through the proxy
+
+
 def test_every_label_is_on_the_container(ann: Person) -> None:
     workload = ann.workload()
     assert workload is not None
