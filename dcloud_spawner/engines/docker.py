@@ -158,11 +158,10 @@ class DockerEngine(Engine):
         with self._calls() as client:
             host = client.create_host_config(**self._host_arguments(spec))
         environment = {**spec.environment, "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
-        passing = self._settings.gpu_passing
-        if not spec.accelerators:
-            environment["NVIDIA_VISIBLE_DEVICES"] = "void"
-        elif passing == "runtime":
-            environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(spec.accelerators)
+        # Always set: CUDA images say "all", and an nvidia runtime that is the engine's default
+        # would believe them whichever way the GPUs are passed.
+        by_name = bool(spec.accelerators) and self._settings.gpu_passing != "cdi"
+        environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(spec.accelerators) if by_name else "void"
         return {
             "image": spec.image,
             "name": spec.name,
@@ -352,4 +351,4 @@ def _devices(inspected: Mapping[str, Any]) -> tuple[str, ...]:
         name, _, value = entry.partition("=")
         if name == "NVIDIA_VISIBLE_DEVICES" and value not in ("", "void", "none"):
             found += _split(value)
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
