@@ -11,6 +11,7 @@ Functions that use a connection block; on an event loop call them through
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -35,6 +36,9 @@ ADVISORY_LOCK = 0x0DC10D
 """Key of the one advisory lock that all writers share on PostgreSQL."""
 
 _READ_ONLY = "dcloud_read_only"
+
+_migrating = threading.Lock()
+"""Alembic keeps its context in module globals: one migration a process at a time."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -113,7 +117,8 @@ class Database:
         config = alembic.config.Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["database"] = self
-        alembic.command.upgrade(config, "head")
+        with _migrating:
+            alembic.command.upgrade(config, "head")
 
     def close(self) -> None:
         """Close all pooled connections."""
@@ -140,6 +145,8 @@ def _sqlite_engine(url: str, busy_timeout_seconds: float) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        # As on PostgreSQL, a write in a reading fails: it would not be serialised.
+        connection.exec_driver_sql(f"PRAGMA query_only={int(read_only)}")
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
