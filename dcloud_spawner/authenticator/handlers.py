@@ -70,7 +70,7 @@ class Page(BaseHandler):
             password_min_length=self.ours.dcloud.password_min_length,
             **values,
         )
-        await self.finish(html)
+        self.finish(html)
 
     def to_sign_in(self, done: str, name: str) -> None:
         """Go to the sign-in page, which says what has been done."""
@@ -107,7 +107,7 @@ class SignInHandler(LoginHandler):
         if user is None:
             self.set_status(status)
             html = await self._render(login_error=message, username=data["username"][:64])
-            await self.finish(html)
+            self.finish(html)
             return
         await self.authenticator.signed_in(user)
         remember_browser(self, user.name)

@@ -132,9 +132,11 @@ def adopt(user: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def purge_home(user: str, yes: bool) -> None:
     """Delete a user's home volume for good."""
+    deployment = deployments.open_deployment()
+    servers.require_home(deployment, user)
     if not yes:
         click.confirm(f"Delete everything {user} has stored? This cannot be undone", abort=True)
-    servers.purge_home(console, deployments.open_deployment(), user)
+    servers.purge_home(console, deployment, user)
 
 
 @dcloud.command("admin-link")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.errors import Conflict, EngineError, NotFound
+from dcloud_spawner.form.words import size_words
 from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import homes, workloads
@@ -130,6 +131,13 @@ def adopt_home(console: Console, deployment: Deployment, user: str) -> None:
     console.print(f"the home of {user} is theirs again", highlight=False)
 
 
+def require_home(deployment: Deployment, user: str) -> None:
+    """Raise NotFound when that user has no home, before anybody is asked about it."""
+    with opened(deployment) as platform, platform.database.reading() as connection:
+        if homes.of_user(connection, user) is None:
+            raise NotFound(f"There is no home of {user}.", hint="`dcloud homes` lists them.")
+
+
 def purge_home(console: Console, deployment: Deployment, user: str) -> None:
     """Delete a home volume for good; raises Conflict while a server of that user is open."""
     with opened(deployment) as platform:
@@ -139,4 +147,4 @@ def purge_home(console: Console, deployment: Deployment, user: str) -> None:
 
 
 def _size(size_bytes: int) -> str:
-    return "unknown" if size_bytes < 0 else f"{size_bytes / 1e9:.1f} GB"
+    return "unknown" if size_bytes < 0 else size_words(size_bytes)

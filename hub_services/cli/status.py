@@ -245,7 +245,7 @@ def _queue_table(status: Status) -> Table:
             str(each.gpus),
             length(status.at - each.submitted_at),
             _clock(each.latest_start_at),
-            "; ".join(each.reasons),
+            " ".join(each.reasons),
         )
     return table
 

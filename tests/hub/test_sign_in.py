@@ -74,6 +74,15 @@ def _by_token(hub: SignInHub, token: str) -> int:
 # ---- signing up and being approved
 
 
+def test_the_pages_of_sign_in_leave_no_error_in_the_log(hub: SignInHub) -> None:
+    visitor = hub.visitor()
+    for page in ("signup", "reset", "login"):
+        assert visitor.get(f"/hub/{page}").status_code == 200
+    visitor.sign_up("Not A Name")
+    visitor.sign_in("nobody-here", WRONG)
+    assert "Traceback" not in hub.log()
+
+
 def test_a_person_signs_up_is_approved_and_gets_in(hub: SignInHub) -> None:
     visitor = hub.visitor()
     answer = visitor.sign_up(" Ada ", note="Ada, group of C. Babbage")

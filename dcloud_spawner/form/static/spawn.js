@@ -97,7 +97,8 @@ function drawRail() {
   const { state, title, text, button } = verdict(panel, offer);
   const stops = new Date(Date.now() + Number(hours.value) * 3600e3);
   const known = state === "now" && hours.value && hours.validity.valid;
-  say(by("o-stops"), known ? `${hour(stops)} at the latest` : `${hours.value} h after it starts`);
+  const later = hours.value && hours.validity.valid ? `${hours.value} h after it starts` : `choose ${hours.min} to ${hours.max} hours`;
+  say(by("o-stops"), known ? `${hour(stops)} at the latest` : later);
   const note = by("o-note"), [tone, icon] = NOTE[state];
   note.className = `dc-note dc-js ${tone}`;
   note.querySelector("use").setAttribute("href", `#i-${icon}`);
