@@ -244,6 +244,46 @@ def test_a_step_moves_only_from_the_states_it_may_come_from(
     assert len(actions(platform, workload.id)) == len(log) + one_more_line
 
 
+@pytest.mark.parametrize(("before", "step"), [key for key in MOVES if key[1] != "begin_launch"])
+def test_a_step_whose_line_in_the_log_cannot_be_written_does_not_happen(
+    platform: Platform, before: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = bring(platform, before)
+    holds = held(platform)
+
+    def full_disk(*arguments: object, **values: object) -> int:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(events, "append", full_disk)
+    facts = ContainerFacts("r", "n", workload.id, "alice", "notebook", (), Phase.ALIVE)
+    arguments = {"mark_ready": (facts,), "begin_stop": ("x", ALICE), "confirm_gone": (None,)}
+    with pytest.raises(OSError, match="disk full"):
+        getattr(lifecycle, step)(platform, workload.id, *arguments.get(step, ()))
+    monkeypatch.undo()
+    assert get(platform, workload.id) == workload
+    assert held(platform) == holds
+
+
+def test_a_submission_or_admission_without_its_line_does_not_happen(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = submit(platform)
+
+    def full_disk(*arguments: object, **values: object) -> int:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(events, "append", full_disk)
+    with pytest.raises(OSError, match="disk full"):
+        submit(platform, "bob")
+    with pytest.raises(OSError, match="disk full"):
+        platform.run_pass()
+    monkeypatch.undo()
+    with platform.database.reading() as connection:
+        assert [found.id for found in workloads.open_workloads(connection)] == [workload.id]
+    assert state(platform, workload) is State.QUEUED
+    assert held(platform) == set()
+
+
 def test_a_start_that_is_begun_again_keeps_its_accelerators(platform: Platform) -> None:
     workload = bring(platform, "admitted")
     first = lifecycle.begin_start(platform, workload.id)
