@@ -7,6 +7,7 @@ force and :attr:`ProfileBook.problem` says what is wrong.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dcloud_spawner.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
 
 Icon = Literal["cpu", "torch", "tensor", "multi", "code", "stack"]
 Gpus = Annotated[int, Field(ge=0, le=4, strict=True)]
@@ -266,6 +269,8 @@ class ProfileBook:
                 try:
                     self._profiles = load_profiles(self._folder)
                     self.problem = ""
+                    log.info("profiles read again: %s", ", ".join(self._profiles))
                 except ConfigurationError as error:
                     self.problem = str(error)
+                    log.error("broken profiles, the last good ones stay in force:\n%s", error)
             return self._profiles

@@ -123,7 +123,7 @@ def _fault(held: Mapping[str, object]) -> str:
     bad = [gpu for gpu in rows(held, "gpus") if str(gpu.get("health") or "ok") != "ok"]
     sentences = []
     for gpu in bad:
-        reason = str(gpu.get("health_reason") or "")
+        reason = str(gpu.get("health_reason") or "").rstrip(".")
         said = f": {reason}" if reason else ""
         sentences.append(f"GPU {gpu.get('index', '?')} is out of order{said}.")
     if bad:

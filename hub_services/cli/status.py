@@ -223,7 +223,7 @@ def _show_gpus(console: Console, status: Status) -> None:
     table = _table("GPUs", "node", "#", "model", "memory", "health", "held by", "UUID")
     for gpu in status.gpus:
         ok = gpu.health == Health.OK.value
-        health = "ok" if ok else f"[red]{gpu.health}[/red] {gpu.reason}"
+        health = "ok" if ok else f"[red]{gpu.health}:[/red] {gpu.reason}"
         table.add_row(
             gpu.node,
             str(gpu.index),

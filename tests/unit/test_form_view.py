@@ -332,7 +332,7 @@ def test_a_running_server_tells_what_it_holds_and_which_gpu_is_out_of_order() ->
         "title": "PyTorch",
         "gpus": [
             {"model": A100.model, "index": 0, "health": "ok", "health_reason": ""},
-            {"model": A100.model, "index": 2, "health": "lost", "health_reason": "Xid 79"},
+            {"model": A100.model, "index": 2, "health": "lost", "health_reason": "Xid 79."},
         ],
         "memory_gib": 64.0,
         "cpus": 16.0,

@@ -344,12 +344,13 @@ def test_nothing_is_read_again_while_nothing_changes(book: ProfileBook) -> None:
 
 
 def test_a_broken_edit_keeps_the_last_good_set_and_says_what_is_wrong(
-    book: ProfileBook, tmp_path: Path
+    book: ProfileBook, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, text=changed("[0, 1]", "[0, 7]"))
     for _ in range(2):
         assert book.current()["cpu"].gpus.choices == (0, 1)
         assert "cpu.yaml:6: gpus.choices.1" in book.problem
+    assert caplog.text.count("cpu.yaml:6: gpus.choices.1") == 1  # in the log too, once
 
 
 def test_a_good_edit_beside_a_broken_file_waits_for_it(book: ProfileBook, tmp_path: Path) -> None:
