@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.docker.people import People
+from tests.docker.people import QUICK, People, built_image
 from tests.live import Deployment
 from tests.simgpu.simgpu import Simulation, docker_gpus
 
 ROOT = Path(__file__).parents[2]
 
-QUICK = """
-import http.server
-class Answer(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"up")
-    def log_message(self, *arguments): pass
-http.server.ThreadingHTTPServer(("", 8888), Answer).serve_forever()
-"""
 PROFILE = """
 title: Quick
 image: {image}
@@ -61,8 +50,16 @@ def more_settings() -> dict[str, Any]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def tag() -> str:
+    """Tag of images that tests make: runs beside each other must not remove each other's."""
+    return f"test{secrets.token_hex(4)}"
+
+
 @pytest.fixture(scope="module")
-def quick_profiles(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def quick_profiles(
+    base_image: str, tag: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """The usual profiles, ``quick`` whose server answers at once, and ``silent`` that never does.
 
     They stand in for the two seconds of JupyterLab's start-up where a test is about something
@@ -71,14 +68,12 @@ def quick_profiles(base_image: str, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("profiles")
     shutil.copytree(ROOT / "tests" / "config" / "profiles", folder, dirs_exist_ok=True)
     programs = {"quick": ["/usr/bin/python3", "-c", QUICK], "silent": ["sleep", "600"]}
-    for name, program in programs.items():
-        recipe = f"FROM {base_image}\nCMD {json.dumps(program)}\n"
-        command = ["docker", "build", "-q", "-t", f"dcloud/{name}:test", "-"]
-        subprocess.run(command, input=recipe, text=True, check=True, capture_output=True)
-        (folder / f"{name}.yaml").write_text(PROFILE.format(image=f"dcloud/{name}:test"))
-    yield folder
-    for name in programs:
-        subprocess.run(["docker", "rmi", f"dcloud/{name}:test"], check=False, capture_output=True)
+    with contextlib.ExitStack() as images:
+        for name, program in programs.items():
+            recipe = f"FROM {base_image}\nCMD {json.dumps(program)}\n"
+            image = images.enter_context(built_image(f"dcloud/{name}:{tag}", recipe))
+            (folder / f"{name}.yaml").write_text(PROFILE.format(image=image))
+        yield folder
 
 
 @pytest.fixture(scope="module")

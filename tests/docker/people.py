@@ -30,6 +30,21 @@ SMALL: dict[str, Any] = {"profile": "cpu", "memory_gib": 0.5, "cpus": 0.5}
 """The cheapest choice of the tests' profiles."""
 
 
+QUICK = """
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"up")
+    def log_message(self, *arguments): pass
+http.server.ThreadingHTTPServer(("", 8888), Answer).serve_forever()
+"""
+"""Program of a server that answers at once."""
+
+
 def quick(count: int = 0, **more: Any) -> dict[str, Any]:
     """A choice of a server that answers at once, with some GPUs; see ``quick_profiles``."""
     return {"profile": "quick", "gpus": count, **more}
@@ -238,6 +253,17 @@ def signed_in(deployment: Deployment, name: str) -> Iterator[Visitor]:
         new.sign_in(name)
         assert new.is_in
         yield new
+
+
+@contextmanager
+def built_image(name: str, recipe: str) -> Iterator[str]:
+    """An image of a short recipe, for as long as it is needed."""
+    command = ["docker", "build", "-q", "-t", name, "-"]
+    subprocess.run(command, input=recipe, text=True, check=True, capture_output=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["docker", "rmi", name], check=False, capture_output=True)
 
 
 def action_log(platform: Platform, target: str | None = None) -> list[Event]:

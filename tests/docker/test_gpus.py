@@ -3,7 +3,7 @@ of Docker. The GPUs are simulated at the driver's library and the OCI runtime (t
 
 from __future__ import annotations
 
-import subprocess
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,17 @@ from dcloud_spawner.engines.docker import DockerEngine
 from dcloud_spawner.spec import build_spec
 from dcloud_spawner.store import nodes
 from dcloud_spawner.store.schema import State
-from tests.docker.people import People, Person, action_log, held, quick, signed_in, until
+from tests.docker.people import (
+    QUICK,
+    People,
+    Person,
+    action_log,
+    built_image,
+    held,
+    quick,
+    signed_in,
+    until,
+)
 from tests.live import Deployment
 from tests.simgpu import simgpu
 from tests.simgpu.simgpu import Simulation
@@ -275,19 +285,15 @@ def test_each_way_of_passing_gpus_is_what_docker_is_told(
         assert ["gpu", "compute", "utility"] in request["Capabilities"]
 
 
-def test_an_image_cannot_give_itself_gpus(people: People, simulation: Simulation) -> None:
+def test_an_image_cannot_give_itself_gpus(people: People, base_image: str, tag: str) -> None:
     """CUDA images carry NVIDIA_VISIBLE_DEVICES=all, and a user's own image may say anything."""
-    name = "dcloud/greedy:test"
-    recipe = "FROM dcloud/quick:test\nENV NVIDIA_VISIBLE_DEVICES=all\n"
-    command = ["docker", "build", "-q", "-t", name, "-"]
-    subprocess.run(command, input=recipe, text=True, check=True, capture_output=True)
-    try:
+    recipe = f"FROM {base_image}\nENV NVIDIA_VISIBLE_DEVICES=all\n"
+    recipe += f"CMD {json.dumps(['/usr/bin/python3', '-c', QUICK])}\n"
+    with built_image(f"dcloud/greedy:{tag}", recipe) as image:
         person = people(groups=("trusted",))
         for count in (0, 1):
-            person.run({"profile": "own", "image": name, "gpus": count})
+            person.run({"profile": "own", "image": image, "gpus": count})
             found = person.told(PROBE)
             assert set(found["uuids"]) == leased(person)
             assert len(found["uuids"]) == count
             person.end()
-    finally:
-        subprocess.run(["docker", "rmi", name], capture_output=True, check=False)

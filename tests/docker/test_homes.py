@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from dcloud_spawner.spec import home_volume
 from dcloud_spawner.store import homes
 from dcloud_spawner.store.homes import Home
 from dcloud_spawner.store.schema import State
-from tests.docker.people import SMALL, People, Person, action_log, quick, until
+from tests.docker.people import SMALL, People, Person, action_log, built_image, quick, until
 from tests.live import Deployment
 
 pytestmark = pytest.mark.docker
@@ -38,14 +37,10 @@ def more_settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def other_image(base_image: str) -> Iterator[str]:
+def other_image(base_image: str, tag: str) -> Iterator[str]:
     """An image of another name and content."""
-    name = "dcloud/other:test"
-    recipe = f"FROM {base_image}\nENV OTHER=yes\n"
-    command = ["docker", "build", "-q", "-t", name, "-"]
-    subprocess.run(command, input=recipe, text=True, check=True, capture_output=True)
-    yield name
-    subprocess.run(["docker", "rmi", name], check=False, capture_output=True)
+    with built_image(f"dcloud/other:{tag}", f"FROM {base_image}\nENV OTHER=yes\n") as name:
+        yield name
 
 
 def home_of(person: Person) -> Home | None:
