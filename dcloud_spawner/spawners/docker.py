@@ -63,10 +63,13 @@ class PlatformDockerSpawner(PlatformSpawner, DockerSpawner):
 
     async def fetch_image(self, image: str) -> None:
         """Let DockerSpawner pull an image that is not here, and say so on the waiting page."""
+        self.image = image  # the environment names it
         if not await self.platform.in_engine_thread(self._engine.has_image, image):
             self.fetching_image = f"Fetching {image}"
             try:
                 await super().pull_image(image)
+            except UNANSWERED as error:
+                raise EngineUnreachable(f"Docker does not answer: {error}") from error
             except APIError as error:
                 raise LaunchFailed(
                     f"The image {image} cannot be fetched: {error.explanation or error}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
@@ -26,10 +27,10 @@ from dcloud_spawner.spawners.actor import current_actor
 from dcloud_spawner.spawners.instance import announce_hub
 from dcloud_spawner.spawners.pool import PoolState, PoolWatch
 from dcloud_spawner.spawners.refused import StartRefused
-from dcloud_spawner.spawners.views import SpawnerViews, refuse_missing_image
+from dcloud_spawner.spawners.row import SpawnerRow
+from dcloud_spawner.spawners.views import refuse_missing_image
 from dcloud_spawner.spawners.watch import AdmissionWatch
 from dcloud_spawner.spec import build_spec
-from dcloud_spawner.store import workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 
@@ -49,7 +50,7 @@ RETRY_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class PlatformSpawner(SpawnerViews):
+class PlatformSpawner(SpawnerRow):
     """Mixin of every spawner class; ``platform`` is set once by the hub's configuration."""
 
     watch: ClassVar[AdmissionWatch]
@@ -111,18 +112,18 @@ class PlatformSpawner(SpawnerViews):
         """Submit, wait for admission however long it takes, launch, and return the address."""
         actor = current_actor(self.handler, default=self.user.name)
         if self._cleanup is not None:
-            await self._cleanup
+            await asyncio.shield(self._cleanup)
         self._cleanup, self.launched_at, self.ended_by = None, None, None
         self.pool.keep_fresh()
         try:
             workload = await self._in_full(self._submit(actor))
             self.workload_id = workload.id
             await self._wait(workload)
-            return await self._start_admitted()
+            return await self._start_admitted(workload.image)
         except asyncio.CancelledError:
             # The hub cancels us when somebody leaves the queue or stops a pending start. It
             # waits only a second, and stopping a container may take longer.
-            self._cleanup = asyncio.ensure_future(self._give_up("cancelled", ""))
+            self._cleanup = asyncio.ensure_future(self._leave())
             raise
         except UserError as error:
             await self._give_up("refused", error.message)
@@ -184,7 +185,9 @@ class PlatformSpawner(SpawnerViews):
         if state not in (State.ADMITTED, State.STARTING):
             raise Conflict("This request was cancelled.", code="cancelled")
 
-    async def _start_admitted(self) -> str:
+    async def _start_admitted(self, image: str) -> str:
+        # Before it takes a place among the launches: an image may be fetched for minutes.
+        await self._fetch_when_engine_answers(image)
         async with self.launches:
             begun = await self._in_full(
                 self.platform.in_database_thread(
@@ -194,12 +197,11 @@ class PlatformSpawner(SpawnerViews):
             if begun is None:
                 raise Conflict("This start was cancelled.", code="cancelled")
             workload, accelerators = begun
-            await self.fetch_image(workload.image)
             limit_seconds = self.platform.settings.launch_timeout_seconds
             try:
                 async with asyncio.timeout(limit_seconds):
                     url = await self._launch_when_engine_answers(workload, accelerators)
-                    facts = await self._until_ready(workload, url)
+                    facts = replace(await self._until_ready(workload, url), url=url)
             except TimeoutError as error:
                 raise LaunchFailed(
                     f"It did not answer within {limit_seconds:g} seconds."
@@ -217,6 +219,14 @@ class PlatformSpawner(SpawnerViews):
         whoever cleans up waits for it first."""
         self._step = asyncio.ensure_future(step)
         return await asyncio.shield(self._step)
+
+    async def _fetch_when_engine_answers(self, image: str) -> None:
+        while True:
+            try:
+                return await self.fetch_image(image)
+            except EngineUnreachable as error:
+                self.log.warning("Trying again to look for %s: %s", image, error)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _launch_when_engine_answers(
         self, workload: Workload, accelerators: tuple[str, ...]
@@ -277,7 +287,11 @@ class PlatformSpawner(SpawnerViews):
             if not answered:
                 with contextlib.suppress(Exception):
                     response = await client.fetch(
-                        address, raise_error=False, connect_timeout=1, request_timeout=5
+                        address,
+                        raise_error=False,
+                        connect_timeout=1,
+                        request_timeout=5,
+                        follow_redirects=False,  # users decide what answers, not where we ask
                     )
                     answered = response.code < HTTPStatus.INTERNAL_SERVER_ERROR
             if answered or loop.time() >= next_look:
@@ -296,6 +310,16 @@ class PlatformSpawner(SpawnerViews):
         raise LaunchFailed(f"Its container ended before it was ready. Last lines: {log.strip()}")
 
     # -- stop ----------------------------------------------------------------------------------
+
+    async def _leave(self) -> None:
+        """Give up a cancelled start, however long the database is away: the controller would
+        take up again what still stands in it as wanted."""
+        while True:
+            try:
+                return await self._give_up("cancelled", "")
+            except Exception as error:
+                self.log.error("Cannot give up %s yet: %s", self._log_name, error)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _give_up(self, reason: str, detail: str) -> None:
         """End the workload of a start that failed or was cancelled. An engine that fails now
@@ -390,47 +414,3 @@ class PlatformSpawner(SpawnerViews):
                 user_homes.orphan_home(connection, self.user.name, current_actor(None, "hub"))
 
         await self.platform.in_database_thread(keep)
-
-    # -- state ---------------------------------------------------------------------------------
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Remember which workload this server is."""
-        super().load_state(state)
-        self.workload_id = state.get("workload_id", "")
-
-    def get_state(self) -> dict[str, Any]:
-        """Only the workload's id: everything else is in its row."""
-        state: dict[str, Any] = super().get_state()
-        if self.workload_id:
-            state["workload_id"] = self.workload_id
-        return state
-
-    def clear_state(self) -> None:
-        """Forget the workload; its row stays."""
-        super().clear_state()
-        self.workload_id = ""
-
-    async def _forget_bad_options(self) -> None:
-        """The hub keeps what was asked for as the next default, even when it was refused."""
-        last = await self.platform.in_database_thread(self._last_choice)
-        self.orm_spawner.user_options = dict(last) if last else None
-
-    async def _workload(self) -> Workload | None:
-        """The workload of this server: by its id, or the open one when the hub forgot the id."""
-        if self.workload_id:
-            return await self.platform.in_database_thread(self._read_workload, self.workload_id)
-        workload = await self._open_workload()
-        if workload is not None:
-            self.workload_id = workload.id
-        return workload
-
-    def _read_workload(self, identifier: str) -> Workload:
-        with self.platform.database.reading() as connection:
-            return workloads.get(connection, identifier)
-
-    async def _open_workload(self) -> Workload | None:
-        def find() -> Workload | None:
-            with self.platform.database.reading() as connection:
-                return workloads.find_open(connection, self.user.name, self.name)
-
-        return await self.platform.in_database_thread(find)

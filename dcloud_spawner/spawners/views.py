@@ -197,10 +197,8 @@ class SpawnerViews(HubSpawner):
         if workload.state is State.QUEUED:
             return "queue"
         if workload.state is State.ADMITTED:
-            return "held"
-        if self.launched_at is not None:
-            return "ready"
-        return "image" if self.fetching_image else "container"
+            return "image" if self.fetching_image else "held"
+        return "container" if self.launched_at is None else "ready"
 
     def _stage_times(self, workload: Workload) -> dict[str, dict[str, str | None]]:
         marks = {
