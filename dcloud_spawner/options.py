@@ -6,11 +6,13 @@ was given and what is allowed.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, TypeVar
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dcloud_spawner.errors import InvalidChoice, NotAllowed
@@ -18,9 +20,13 @@ from dcloud_spawner.profiles import Profile
 
 GIB = 2**30
 
+log = logging.getLogger(__name__)
+
 LONGEST_MODEL = 128
 LONGEST_IMAGE = 255
-"""Characters. Longer names exist nowhere, and a pattern that backtracks needs long ones to hurt."""
+"""Characters; longer names exist nowhere."""
+
+PATTERN_SECONDS = 0.1
 
 _IMAGE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._/:@-]{{0,{LONGEST_IMAGE - 1}}}")
 
@@ -230,10 +236,20 @@ def _image(image: str | None, profile: Profile) -> str | None:
             hint=f"1 to {LONGEST_IMAGE} characters of A-Z a-z 0-9 . _ - / : @",
             field="image",
         )
-    if not re.fullmatch(profile.image_pattern, image):
+    if not _matches(profile.image_pattern, image):
         raise InvalidChoice(
             f"image: {_shown(image)} is not allowed.",
             hint=f"It must match {profile.image_pattern}",
             field="image",
         )
     return image
+
+
+def _matches(pattern: str, image: str) -> bool:
+    """Whether the whole name matches. A pattern that backtracks without end would stop the hub
+    for everybody: it gets a moment, and then it does not match."""
+    try:
+        return regex.fullmatch(pattern, image, timeout=PATTERN_SECONDS) is not None
+    except TimeoutError:
+        log.warning("The image pattern %s takes too long for %s.", pattern, image)
+        return False

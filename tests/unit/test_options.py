@@ -305,14 +305,43 @@ def test_somebody_without_any_profile_is_told_to_ask_for_a_group() -> None:
     assert validate({}, mine, groups={"students"}, admin=True).profile == "own"
 
 
-def test_a_long_image_name_is_refused_quickly_whatever_the_pattern() -> None:
-    slow = Profile.model_validate(
-        {**PROFILES["own"].model_dump(), "image_pattern": "([a-z]*/?)?[a-z]*[a-z]*:x"}
-    )
+def with_pattern(pattern: str) -> Mapping[str, Profile]:
+    values = {**PROFILES["own"].model_dump(), "image_pattern": pattern, "groups": []}
+    return {"own": Profile.model_validate(values)}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "image"),
+    [
+        ("(a|aa)+[bc]", "a" * 100),
+        ("([a-z]+)*[0-9]", "a" * 200 + "A"),
+        ("([a-z]|[a-w]|[b-z])*:[0-9]", "b" * 100 + ":b"),
+        ("[a-z]*" * 20 + "[0-9]", "a" * 250 + "A"),
+    ],
+)
+def test_no_pattern_and_no_name_can_stop_the_hub(pattern: str, image: str) -> None:
+    profiles = with_pattern(pattern)
+    begin = time.monotonic()
+    with pytest.raises(InvalidChoice) as refused:
+        validate({"image": image}, profiles, groups=set())
+    assert refused.value.field == "image"
+    assert time.monotonic() - begin < 2
+
+
+def test_a_name_of_millions_of_characters_is_not_even_matched() -> None:
     begin = time.monotonic()
     with pytest.raises(InvalidChoice):
-        validate({"image": "a" * 10_000_000}, {"own": slow}, groups={"trusted"})
+        validate({"image": "a" * 10_000_000}, with_pattern("[a-z]*[a-z]*:x"), groups=set())
     assert time.monotonic() - begin < 1
+
+
+@pytest.mark.parametrize("pattern", ["lab/a|evil/b", "(?i:lab/A)", "lab/a$", "^lab/a", "lab/a\\Z"])
+def test_a_pattern_is_always_for_the_whole_name(pattern: str) -> None:
+    profiles = with_pattern(pattern)
+    assert validate({"image": "lab/a"}, profiles, groups=set()).image == "lab/a"
+    for image in ("lab/ab", "xlab/a", "evil/lab/a", "lab/a/evil"):
+        with pytest.raises(InvalidChoice):
+            validate({"image": image}, profiles, groups=set())
 
 
 scalars = (
