@@ -10,6 +10,7 @@ from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import load_settings
+from dcloud_spawner.spawners.acts import noting_acts
 from dcloud_spawner.spawners.handlers import with_handlers
 from dcloud_spawner.spawners.select import spawner_class
 
@@ -35,7 +36,11 @@ c.JupyterHub.trusted_downstream_ips = own_addresses()
 
 # Waiting in the queue is a pending spawn: it may be long and there may be many.
 c.JupyterHub.concurrent_spawn_limit = 0
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 1, "slow_stop_timeout": 5}
+c.JupyterHub.tornado_settings = {
+    "slow_spawn_timeout": 1,
+    "slow_stop_timeout": 5,
+    "log_function": noting_acts(platform),
+}
 c.Spawner.consecutive_failure_limit = 0
 c.Spawner.poll_interval = int(settings.reconcile_seconds)
 c.Spawner.default_url = "/lab"
