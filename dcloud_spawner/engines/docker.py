@@ -42,6 +42,9 @@ CPU_PERIOD_US = 100_000
 REMOVAL_SECONDS = 10.0
 """How long another process's removal of the same container is waited for."""
 
+SIGKILLED = 137
+"""Exit code of a main process that was killed: 128 and the number of SIGKILL."""
+
 LABEL_HOME = "dcloud.home"
 
 UNANSWERED = (
@@ -136,7 +139,9 @@ class DockerEngine(Engine):
             started_at=started,
             finished_at=finished if ended else None,
             exit_code=state["ExitCode"] if ended else None,
-            oom_killed=bool(state.get("OOMKilled")),
+            # Docker keeps this mark once any process inside ran out of memory; it ended the
+            # container only where the main one was killed too.
+            oom_killed=ended and bool(state.get("OOMKilled")) and state["ExitCode"] == SIGKILLED,
             url=self._url(inspected) if alive else "",
         )
 

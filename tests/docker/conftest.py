@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from dcloud_spawner.store import events, leases
 from tests.docker.people import QUICK, People, built_image
 from tests.live import Deployment
 from tests.simgpu.simgpu import Simulation, docker_gpus
 
 ROOT = Path(__file__).parents[2]
+
+FAULTS = ("Uncaught exception", "never retrieved", "never awaited", "A turn failed")
+"""What no log of a program of ours may say."""
 
 PROFILE = """
 title: Quick
@@ -99,6 +103,21 @@ def deployment(
         **more_settings,
     ) as running:
         yield running
+        _all_in_order(running)
+
+
+def _all_in_order(deployment: Deployment) -> None:
+    """What must hold after whatever the tests of a module have done."""
+    platform = deployment.platform
+    assert platform is not None
+    assert platform.engine.observe() == ()
+    with platform.database.reading() as connection:
+        assert not leases.holders(connection)
+        assert not list(events.verify(connection))
+    for program in ("hub", "controller"):
+        log = deployment.log(program)
+        for fault in FAULTS:
+            assert fault not in log, log[max(0, log.index(fault) - 500) :][:4000]
 
 
 @pytest.fixture

@@ -109,6 +109,16 @@ def test_a_server_that_dies_of_memory_is_told_as_such(people: People) -> None:
     assert action_log(person.platform, workload.id)[-1].action == "workload.release"
 
 
+def test_a_server_that_ends_after_a_program_ran_out_of_memory_just_ended(people: People) -> None:
+    person = people()
+    person.run(SMALL)
+    assert person.python(FILL_MEMORY).returncode == 137
+    person.shell("kill 1")
+    until(lambda: person.state() is None, 20, "the end of the workload")
+    (ended,) = person.past()
+    assert (ended.end_reason, ended.oom_killed) == ("exited", False)
+
+
 BURN = """
 import os, time, json
 def used():

@@ -158,6 +158,16 @@ def test_a_deleted_user_leaves_the_data_until_it_is_handed_over(people: People) 
     assert actions == ["home.create", "home.keep", "home.adopt"]
 
 
+def test_a_home_used_by_named_servers_only_is_kept_too(people: People) -> None:
+    person = people("una")
+    person.run(quick(), "second")
+    person.shell("echo precious > ~/thesis", "second")
+    delete_user(person)
+    heir = people("una")
+    assert heir.post(quick(), "third").status_code == 409
+    assert heir.post(quick()).status_code == 409
+
+
 def test_a_purged_home_is_gone_and_the_next_user_begins_anew(people: People) -> None:
     person = people("yan")
     person.run(quick())

@@ -161,6 +161,31 @@ def test_asking_twice_keeps_the_one_place(people: People, holder: Person) -> Non
     assert workload is not None and (workload.id, workload.gpus) == (asked.id, 1)
 
 
+def test_asking_many_times_at_once_makes_one_request(people: People, holder: Person) -> None:
+    person = people()
+    with ThreadPoolExecutor(6) as threads:
+        answers = [threads.submit(person.post, quick(1)) for _ in range(6)]
+        codes = [answer.result().status_code for answer in answers]
+    assert set(codes) <= {202, 400, 409} and 202 in codes, codes
+    until(lambda: places([person]) == [1], 5)
+    submitted = [row for row in action_log(person.platform) if row.action == "workload.submit"]
+    assert [row.detail["user"] for row in submitted].count(person.name) == 1
+
+
+def test_removing_a_named_server_that_waits_leaves_the_queue(
+    people: People, holder: Person
+) -> None:
+    person = people()
+    workload = person.start(quick(1), "second")
+    until(lambda: person.state("second") is State.QUEUED, 5)
+    with person.deployment.api(person.token) as api:
+        path = f"/users/{person.name}/servers/second"
+        assert api.request("DELETE", path, json={"remove": True}).status_code in (202, 204)
+        nothing_left(person, workload)
+        until(lambda: "second" not in api.get(f"/users/{person.name}").json()["servers"], 10)
+    person.run(quick(0), "second")  # and may come again
+
+
 def test_who_waits_does_not_stand_in_the_way_of_others(people: People, holder: Person) -> None:
     waiting = people.many(12)
     with ThreadPoolExecutor(4) as threads:
