@@ -180,6 +180,28 @@ def test_axe_finds_nothing_serious_in_the_hubs_own_administration(
     expect(page.locator(".dc-nav [aria-current]")).to_have_text("Admin")
 
 
+def test_the_hubs_own_administration_asks_before_it_ends_everybodys_servers(
+    sign_in: SignIn, hub: StagedHub
+) -> None:
+    page = sign_in("admin-a")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(f"{request.method} {request.url}"))
+    page.goto(f"{hub.url}/hub/admin")
+    page.get_by_role("button", name="Stop All").click()
+    dialog = page.get_by_role("dialog", name="Stop the servers of every user on this page?")
+    expect(dialog.get_by_role("button", name="Do nothing")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert not [each for each in sent if each.startswith(("DELETE", "POST"))]
+
+    page.route("**/hub/api/shutdown*", lambda route: route.fulfill(json={}))
+    page.get_by_role("button", name="Shutdown Hub").click()
+    with page.expect_request("**/hub/api/shutdown*"):
+        page.get_by_role("dialog", name="Restart the hub?").get_by_role(
+            "button", name="Shutdown Hub"
+        ).click()
+
+
 def test_every_page_says_that_gpus_are_simulated_and_that_isolation_is_weaker(
     page: Page, hub: StagedHub, user: str
 ) -> None:
