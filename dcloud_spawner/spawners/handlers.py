@@ -97,7 +97,11 @@ class UserHandler(UserAPIHandler):
         with noted(self), _collisions_are_conflicts():
             user = self.find_user(user_name)
             if user is not None and user.name != self.current_user.name:
-                for server_name in list(user.spawners):
+                # Who waits goes first: it would start on what the others give back.
+                spawners = sorted(
+                    user.spawners.items(), key=lambda item: item[1].pending != "spawn"
+                )
+                for server_name, _ in spawners:
                     await self._end(user, server_name)
             await super().delete(user_name)
 
