@@ -299,7 +299,10 @@ def test_stopping_a_queued_request_ends_it_at_once_without_the_engine(
     platform: Platform, engine: MemoryEngine
 ) -> None:
     engine.fail(SILENT, "stop", "observe")
+    start(platform, "bob", 4)
     workload = submit(platform)
+    platform.run_pass()
+    assert get(platform, workload.id).place == 1
     stop(platform, workload)
     assert state(platform, workload) is State.ENDED
     assert get(platform, workload.id).place is None
@@ -527,6 +530,7 @@ def test_less_is_possible_even_where_the_node_is_overcommitted(
     platform.refresh_inventory()
     resized = lifecycle.change_limits(platform, workload.id, 20 * GIB, 500, ALICE)
     assert resized.memory_bytes == 20 * GIB
+    assert lifecycle.change_limits(platform, workload.id, 20 * GIB, 1500, ALICE)  # cores are left
     with pytest.raises(Conflict):
         lifecycle.change_limits(platform, workload.id, 21 * GIB, 500, ALICE)
 
@@ -669,17 +673,36 @@ def test_nobody_starts_on_a_home_while_it_is_being_deleted(
     assert submit(platform)
 
 
-def test_a_home_that_the_engine_does_not_delete_stays_known_and_closed(
-    platform: Platform, engine: MemoryEngine
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_home_that_the_engine_refuses_to_delete_is_as_it_was(
+    platform: Platform, engine: MemoryEngine, deleted: bool
 ) -> None:
     home(platform)
+    if deleted:
+        delete_user(platform)
+    with platform.database.reading() as connection:
+        before = homes.of_user(connection, "alice")
     engine.fail(REFUSES, "purge_home")
     with pytest.raises(EngineError):
         user_homes.purge_home(platform, "alice", ALICE)
     with platform.database.reading() as connection:
-        assert homes.of_user(connection, "alice") is not None
+        assert homes.of_user(connection, "alice") == before
     engine.mend()
     assert user_homes.purge_home(platform, "alice", ALICE)
+
+
+def test_a_home_that_a_silent_engine_may_yet_delete_is_closed_until_somebody_decides(
+    platform: Platform, engine: MemoryEngine
+) -> None:
+    home(platform)
+    engine.fail(SILENT, "purge_home")
+    with pytest.raises(EngineUnreachable):
+        user_homes.purge_home(platform, "alice", ALICE)
+    engine.mend()
+    with pytest.raises(Conflict):
+        submit(platform)
+    assert user_homes.adopt_home(platform, "alice", ALICE)
+    assert submit(platform)
 
 
 # ---------------------------------------------------------------------------- invariant 11
