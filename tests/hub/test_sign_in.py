@@ -233,7 +233,7 @@ def test_only_an_administrators_post_with_the_pages_token_approves(hub: SignInHu
     [
         ("approve", "nobody-here", 404),
         ("lock", "nobody-here", 404),
-        ("unlock", "nobody-here", 409),
+        ("unlock", "never-tried", 409),
         ("link", "nobody-here", 404),
         ("link", "../x", 404),
         ("decline", "admin", 409),
