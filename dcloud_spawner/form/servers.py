@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from dcloud_spawner.form.ends import End, end_of
 from dcloud_spawner.form.waiting import WaitingPage, waiting_page
 from dcloud_spawner.form.words import (
     count_words,
@@ -57,6 +58,11 @@ class PageWords:
         if server not in spawners:
             return False
         return bool(_view(spawners[server], "waiting_view"))
+
+    def ends(self, spawner: object) -> tuple[End, ...]:
+        """Why servers of this spawner's user ended lately (its ``ended_views()``)."""
+        found = getattr(spawner, "ended_views", None)
+        return tuple(end_of(view) for view in found()) if callable(found) else ()
 
     def server(self, spawner: object, now: datetime | None = None) -> ServerRow:
         """One server of the list; takes the hub's Spawner or its bare database row."""

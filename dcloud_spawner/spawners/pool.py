@@ -10,9 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dcloud_spawner.form.availability import Availability, ModelAvailability
+from dcloud_spawner.form.ends import TOLD
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.plan import free_now
 from dcloud_spawner.scheduler.schedule import GIB, take_snapshot
@@ -22,6 +23,9 @@ from dcloud_spawner.store.nodes import AcceleratorRow
 from dcloud_spawner.store.workloads import Workload
 
 REFRESH_SECONDS = 2.0
+
+TOLD_FOR = timedelta(days=1)
+"""How long a page tells why a server ended."""
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ class PoolState:
     """Accelerators of each workload that holds any, by workload id."""
     servers: Mapping[tuple[str, str], Workload] = field(default_factory=dict)
     """Open workloads by user and server name."""
+    ends: Mapping[str, tuple[Workload, ...]] = field(default_factory=dict)
+    """Servers that ended within a day by anything but a wish, newest first, by user."""
     home_bytes: Mapping[str, int] = field(default_factory=dict)
     """Measured size of homes by user."""
 
@@ -51,6 +57,10 @@ def read_pool(platform: Platform) -> PoolState:
         for uuid, workload in leases.holders(connection).items():
             held.setdefault(workload, []).append(accelerators[uuid])
         open_workloads = workloads.open_workloads(connection)
+        ends: dict[str, list[Workload]] = {}
+        for ended in workloads.last_ends(connection, now - TOLD_FOR):
+            if ended.end_reason in TOLD:
+                ends.setdefault(ended.user, []).append(ended)
         sizes = {
             home.user: home.size_bytes
             for home in homes.all_homes(connection)
@@ -65,6 +75,7 @@ def read_pool(platform: Platform) -> PoolState:
             for workload, rows in held.items()
         },
         servers={(found.user, found.server_name): found for found in open_workloads},
+        ends={user: tuple(ended) for user, ended in ends.items()},
         home_bytes=sizes,
     )
 

@@ -257,6 +257,21 @@ class SpawnerViews(HubSpawner):
             "node": workload.node,
         }
 
+    def ended_views(self) -> list[dict[str, Any]]:
+        """Servers of this user that ended lately, and not because somebody stopped them."""
+        return [
+            {
+                "server": ended.server_name,
+                "at": _iso(ended.ended_at),
+                "reason": ended.end_reason,
+                "detail": ended.end_detail,
+                "memory_gib": ended.memory_bytes / GIB,
+                "hours": ended.limit_seconds // 3600,
+                "exit_code": ended.exit_code,
+            }
+            for ended in self.pool.state.ends.get(self.user.name, ())
+        ]
+
     @property
     def home_size_bytes(self) -> int | None:
         """Measured size of the user's home, None while nobody has measured it."""

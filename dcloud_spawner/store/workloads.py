@@ -164,6 +164,21 @@ def open_workloads(connection: Connection) -> Sequence[Workload]:
     return in_states(connection, OPEN)
 
 
+def last_ends(connection: Connection, since: datetime) -> Sequence[Workload]:
+    """The last workload of each server that has ended since a time and has no open one."""
+    newest = (
+        select(func.max(workloads.c.sequence))
+        .where(workloads.c.kind == NOTEBOOK)
+        .group_by(workloads.c.user, workloads.c.server_name)
+    )
+    rows = connection.execute(
+        select(workloads)
+        .where(workloads.c.sequence.in_(newest), workloads.c.ended_at >= since)
+        .order_by(workloads.c.sequence.desc())
+    )
+    return [_workload(row) for row in rows]
+
+
 def count_queued(connection: Connection) -> int:
     """Length of the queue."""
     return connection.execute(

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import httpx
 import pytest
 import websockets.sync.client
@@ -179,8 +180,23 @@ def _third_waits_then_starts(
     page.goto(f"{deployment.url}/hub/home")
     page.wait_for_load_state()
     _picture(page, "9-home")
+    _is_told_why_it_ended(page, deployment, name)
     for user in deployment.api().get("/users").json():
         deployment.stop_server(user["name"])
+
+
+def _is_told_why_it_ended(page: Page, deployment: Deployment, name: str) -> None:
+    platform = deployment.platform
+    assert platform is not None
+    (container,) = (found for found in platform.engine.observe() if found.user == name)
+    docker.from_env().containers.get(container.ref).kill()
+    deadline = time.monotonic() + 30
+    while not page.locator("text=Your default server ended at").count():
+        assert time.monotonic() < deadline, "nobody was told"
+        page.wait_for_timeout(500)
+        page.goto(f"{deployment.url}/hub/home")
+    assert "exit code 137" in page.inner_text("#h-live")
+    _picture(page, "10-ended")
 
 
 def _run_by_rest(deployment: Deployment, name: str, token: str) -> list[str]:
