@@ -34,6 +34,10 @@ LONGEST_DETAIL = 4000
 """Characters kept of what an engine or a program said at the end."""
 
 
+LAUNCH_CALLS = 6
+"""Most calls to the engine in one launch: find, remove, create, start, inspect, and one spare."""
+
+
 @dataclass(frozen=True)
 class Actor:
     """Who does it and from where, for the action log."""
@@ -142,10 +146,11 @@ def begin_launch(platform: Platform, identifier: str) -> bool:
 
     From now until :func:`end_launch` one may appear at any moment, even when it is not there
     yet, so nobody may take "there is none" for "there will be none". No line in the action log:
-    the state does not change. A mark whose process died counts for two engine time-outs, the
-    time in which the engine has either done what it was asked or refused it.
+    the state does not change. A mark whose process died counts for as long as all the engine
+    calls of one launch may take together.
     """
-    until = utc_now() + timedelta(seconds=2 * platform.settings.engine_timeout_seconds)
+    seconds = LAUNCH_CALLS * platform.settings.engine_timeout_seconds
+    until = utc_now() + timedelta(seconds=seconds)
     with platform.database.transaction() as connection:
         return workloads.mark_launch(connection, identifier, until)
 

@@ -193,9 +193,15 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         lines = [
             f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']} "
-            f"(got {item.get('input')!r})"
+            f"(got {_shown(item.get('input'))})"
             for item in error.errors()
         ]
         raise ConfigurationError(
             f"Settings are wrong (from {config_file()} or DCLOUD_* variables):\n" + "\n".join(lines)
         ) from error
+
+
+def _shown(value: object) -> str:
+    """A wrong value as the error shows it: an address may carry a password, so never that."""
+    text = repr(value)
+    return "an address" if "://" in text else text

@@ -464,7 +464,7 @@ def test_a_launch_whose_process_died_holds_on_until_the_engine_has_had_its_time(
         stop(platform, workload)
     until = get(platform, workload.id).launch_until
     assert until is not None
-    allowed = timedelta(seconds=2 * platform.settings.engine_timeout_seconds)
+    allowed = timedelta(seconds=lifecycle.LAUNCH_CALLS * platform.settings.engine_timeout_seconds)
     assert timedelta() < until - utc_now() <= allowed
     with platform.database.transaction() as connection:
         workloads.set_values(connection, workload.id, launch_until=utc_now())
