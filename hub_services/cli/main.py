@@ -17,7 +17,7 @@ from dcloud_spawner.errors import DCloudError, UserError
 from hub_services.cli import deployment as deployments
 from hub_services.cli import doctor as doctors
 from hub_services.cli import down as downs
-from hub_services.cli import servers, status
+from hub_services.cli import images, servers, status
 from hub_services.cli import up as ups
 from hub_services.cli.checks import CHECKS
 from hub_services.cli.way_in import way_in
@@ -110,6 +110,15 @@ def resize(server: str, memory_gib: float | None, cpus: float | None) -> None:
     if memory_gib is None and cpus is None:
         raise click.UsageError("Name at least one of --memory-gib and --cpus.")
     servers.resize(console, deployments.open_deployment(), server, memory_gib=memory_gib, cpus=cpus)
+
+
+@dcloud.command("images")
+@click.argument("names", nargs=-1)
+@click.option("--force", is_flag=True, help="Build afresh what is up to date too.")
+def build_images(names: tuple[str, ...], force: bool) -> None:
+    """Build the images NAMES, or all that the profiles name; 1 if one failed."""
+    if not images.build(console, deployments.open_deployment(), names, force=force):
+        raise SystemExit(1)
 
 
 @dcloud.group(invoke_without_command=True)
