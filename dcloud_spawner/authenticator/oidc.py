@@ -62,7 +62,27 @@ class FollowsProvider(OAuthenticator):
             raise
         if model is None:
             await self._refused(handler)
+        else:
+            await self._note_change(handler.find_user(model["name"]), model, address_of(handler))
         return model
+
+    async def _note_change(self, user: User | None, model: Model, address: str) -> None:
+        """Groups and rights that the provider changes are on the action log; a sign-in that
+        changes nothing is not."""
+        before = {group.name for group in user.groups} if user is not None else set()
+        was_admin = bool(user.admin) if user is not None else False
+        groups, admin = model.get("groups"), model.get("admin")
+        after = before if groups is None else {str(group) for group in groups}
+        is_admin = was_admin if admin is None else bool(admin)
+        if (before, was_admin) != (after, is_admin):
+            await self.platform.in_database_thread(
+                self._log,
+                address,
+                "login.follow",
+                str(model["name"]),
+                groups=[sorted(before), sorted(after)],
+                admin=[was_admin, is_admin],
+            )
 
     async def refresh_user(
         self, user: User, handler: BaseHandler | None = None, **kwargs: object
@@ -105,11 +125,11 @@ class FollowsProvider(OAuthenticator):
     async def _take_away(self, user: User, address: str) -> None:
         name = user.name
         if take_away(user):
-            await self.platform.in_database_thread(self._log_taken, name, address)
+            await self.platform.in_database_thread(self._log, address, "login.taken-away", name)
 
-    def _log_taken(self, name: str, address: str) -> None:
+    def _log(self, address: str, action: str, name: str, **detail: object) -> None:
         with self.platform.database.transaction() as connection:
-            log_act(connection, Who("provider", address), "login.taken-away", name, utc_now())
+            log_act(connection, Who("provider", address), action, name, utc_now(), **detail)
 
 
 def following(

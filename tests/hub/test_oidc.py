@@ -147,6 +147,10 @@ def test_an_administrators_group_makes_an_administrator_until_it_is_taken_away(
         found = hub.user("grace")
         assert found["groups"] == ["members"] and not found["admin"]
         assert before.status("/hub/admin") == 403
+    assert [act.detail for act in hub.acts("grace")] == [
+        {"groups": [[], ["chiefs", "members"]], "admin": [False, True]},
+        {"groups": [["chiefs", "members"], ["members"]], "admin": [True, False]},
+    ]
 
 
 def test_who_lost_the_last_group_is_refused_and_loses_groups_rights_sessions_and_tokens(
@@ -169,7 +173,7 @@ def test_who_lost_the_last_group_is_refused_and_loses_groups_rights_sessions_and
         assert "admin" not in found["roles"]
         assert before.status("/hub/home") == 302 and after.status("/hub/home") == 302
         assert _by_token(hub, token) == 403
-        assert [act.action for act in hub.acts("eve")] == ["login.taken-away"]
+        assert [act.action for act in hub.acts("eve")] == ["login.follow", "login.taken-away"]
         keycloak.user("eve", "members")
         assert after_is_back(hub, browser)
 
