@@ -22,7 +22,7 @@ from tests.faults.relay import Relay
 from tests.live import Deployment
 from tests.simgpu.simgpu import docker_gpus, settings_environment
 
-OPERATIONS = (120, 12) if os.environ.get("DCLOUD_TEST_DATABASE") == "postgresql" else (300, 30)
+OPERATIONS = (60, 6) if os.environ.get("DCLOUD_TEST_DATABASE") == "postgresql" else (300, 30)
 """Operations and kills: the full count on SQLite; on PostgreSQL, where the same code runs again,
 as many as the time of a CI run allows."""
 
