@@ -11,7 +11,6 @@ All functions block; on an event loop call them in a thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -26,9 +25,12 @@ from dcloud_spawner.scheduler.plan import free_now
 from dcloud_spawner.scheduler.schedule import take_snapshot
 from dcloud_spawner.scheduler.snapshot import Request
 from dcloud_spawner.store import events, homes, leases, workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.homes import Home
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import NOTEBOOK, NewWorkload, Workload
+
+SPAWNER = Actor("spawner")
 
 LONGEST_DETAIL = 4000
 """Characters kept of what an engine or a program said at the end."""
@@ -36,14 +38,6 @@ LONGEST_DETAIL = 4000
 
 LAUNCH_CALLS = 6
 """Most calls to the engine in one launch: find, remove, create, start, inspect, and one spare."""
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Who does it and from where, for the action log."""
-
-    name: str
-    source: str = ""
 
 
 def submit(
@@ -76,12 +70,11 @@ def submit(
                 "This server already runs or waits.", hint="Stop it or leave the queue first."
             )
         workload = workloads.insert(connection, new, now)
-        events.append(
+        events.note(
             connection,
-            actor=actor.name,
-            source=actor.source,
-            action="workload.submit",
-            target=workload.id,
+            actor,
+            "workload.submit",
+            workload.id,
             at=now,
             detail={"user": user, "server": server_name, "choice": choice.as_dict()},
         )
@@ -135,9 +128,7 @@ def begin_start(platform: Platform, identifier: str) -> tuple[Workload, tuple[st
             starting_at=now,
         ):
             return None
-        events.append(
-            connection, actor="spawner", action="workload.start", target=identifier, at=now
-        )
+        events.note(connection, SPAWNER, "workload.start", identifier, at=now)
         return workloads.get(connection, identifier), leases.held_by(connection, identifier)
 
 
@@ -176,11 +167,11 @@ def mark_ready(platform: Platform, identifier: str, facts: ContainerFacts) -> bo
             engine_started_at=facts.started_at,
         )
         if moved:
-            events.append(
+            events.note(
                 connection,
-                actor="spawner",
-                action="workload.ready",
-                target=identifier,
+                SPAWNER,
+                "workload.ready",
+                identifier,
                 at=now,
                 detail={"container": facts.ref},
             )
@@ -222,15 +213,7 @@ def begin_stop(
             state, action = State.STOPPING, "workload.stop"
         else:
             return workloads.get(connection, identifier).state
-        events.append(
-            connection,
-            actor=actor.name,
-            source=actor.source,
-            action=action,
-            target=identifier,
-            at=now,
-            detail={"reason": reason},
-        )
+        events.note(connection, actor, action, identifier, at=now, detail={"reason": reason})
     return state
 
 
@@ -258,11 +241,11 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
         ):
             return False
         count = leases.close_leases(connection, identifier, now)
-        events.append(
+        events.note(
             connection,
-            actor="spawner",
-            action="workload.release",
-            target=identifier,
+            SPAWNER,
+            "workload.release",
+            identifier,
             at=now,
             detail={"accelerators": count, "oom": bool(facts and facts.oom_killed)},
         )
@@ -374,14 +357,13 @@ def _write_limits(
     workloads.set_values(
         connection, old.id, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
     )
-    events.append(
+    events.note(
         connection,
-        actor=actor.name,
-        source=actor.source,
-        action="workload.resize",
-        target=old.id,
-        result=result,
+        actor,
+        "workload.resize",
+        old.id,
         at=utc_now(),
+        result=result,
         detail={
             "memory_bytes": [old.memory_bytes, memory_bytes],
             "cpu_millicores": [old.cpu_millicores, cpu_millicores],

@@ -20,9 +20,12 @@ from dcloud_spawner.scheduler.schedule import GIB, Capacity, schedule
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import events, nodes
 from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.events import Actor
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+INVENTORY = Actor("inventory")
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +86,11 @@ class Platform:
             for node in found:
                 changes.extend(nodes.record(connection, node, now))
             for change in changes:
-                events.append(
+                events.note(
                     connection,
-                    actor="inventory",
-                    action=f"accelerator.{change.after.value}",
-                    target=change.uuid,
+                    INVENTORY,
+                    f"accelerator.{change.after.value}",
+                    change.uuid,
                     at=now,
                     detail={
                         "node": change.node,

@@ -9,10 +9,11 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable
-from dcloud_spawner.lifecycle import Actor, refuse_kept_home
+from dcloud_spawner.lifecycle import refuse_kept_home
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spec import home_volume
 from dcloud_spawner.store import events, homes, workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.homes import Home
 
 
@@ -30,14 +31,8 @@ def claim_home(platform: Platform, user: str, actor: Actor) -> str:
             known = homes.of_user(connection, user)
             if known is None:
                 homes.insert(connection, volume, user, now)
-                events.append(
-                    connection,
-                    actor=actor.name,
-                    source=actor.source,
-                    action="home.create",
-                    target=user,
-                    at=now,
-                    detail={"volume": volume},
+                events.note(
+                    connection, actor, "home.create", user, at=now, detail={"volume": volume}
                 )
     refuse_kept_home(known)
     return known.volume if known is not None else volume
@@ -47,14 +42,7 @@ def orphan_home(connection: Connection, user: str, actor: Actor) -> None:
     """Keep the home of a user who is being deleted, closed to a new user of that name."""
     now = utc_now()
     if homes.mark_user_deleted(connection, user, now):
-        events.append(
-            connection,
-            actor=actor.name,
-            source=actor.source,
-            action="home.keep",
-            target=user,
-            at=now,
-        )
+        events.note(connection, actor, "home.keep", user, at=now)
 
 
 def adopt_home(platform: Platform, user: str, actor: Actor) -> bool:
@@ -65,14 +53,7 @@ def adopt_home(platform: Platform, user: str, actor: Actor) -> bool:
         if home is None or home.user_deleted_at is None:
             return False
         homes.mark_user_deleted(connection, user, None)
-        events.append(
-            connection,
-            actor=actor.name,
-            source=actor.source,
-            action="home.adopt",
-            target=user,
-            at=now,
-        )
+        events.note(connection, actor, "home.adopt", user, at=now)
     return True
 
 
@@ -116,13 +97,12 @@ def _close_home(platform: Platform, user: str, actor: Actor) -> Home | None:
 
 
 def _log_purge(connection: Connection, home: Home, actor: Actor, result: str) -> None:
-    events.append(
+    events.note(
         connection,
-        actor=actor.name,
-        source=actor.source,
-        action="home.purge",
-        target=home.user,
-        result=result,
+        actor,
+        "home.purge",
+        home.user,
         at=utc_now(),
+        result=result,
         detail={"volume": home.volume},
     )

@@ -11,12 +11,12 @@ from sqlalchemy import Connection, func, select
 
 from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.engines.base import ContainerFacts, Engine, Mount
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.spec import build_spec
 from dcloud_spawner.store import events, leases, workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import HOLDING, State
 from dcloud_spawner.store.schema import leases as lease_rows
 from dcloud_spawner.store.workloads import Workload

@@ -15,11 +15,11 @@ from sqlalchemy import Connection
 from dcloud_spawner.authenticator.attempts import Attempt, give_back
 from dcloud_spawner.authenticator.links import OneTimeLink, new_token, token_hash
 from dcloud_spawner.authenticator.passwords import check_name
-from dcloud_spawner.authenticator.who import Who, log_act
 from dcloud_spawner.errors import Conflict, NotAllowed, NotFound, TooManyAttempts
 from dcloud_spawner.settings import Settings
-from dcloud_spawner.store import logins
+from dcloud_spawner.store import events, logins
 from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.logins import Login, LoginStatus
 
 PENDING_PER_ADDRESS = 50
@@ -75,7 +75,7 @@ class Accounts:
                 note=note,
                 source=address,
             )
-            log_act(connection, Who(name, address), "login.sign-up", name, now)
+            events.note(connection, Actor(name, address), "login.sign-up", name, at=now)
 
     def _check_sign_up(self, connection: Connection, name: str, address: str) -> None:
         if logins.find(connection, name) is not None:
@@ -92,7 +92,7 @@ class Accounts:
 
     # ---- what an administrator does
 
-    def approve(self, name: str, by: Who, *, seen: datetime | None = None) -> None:
+    def approve(self, name: str, by: Actor, *, seen: datetime | None = None) -> None:
         """Let a sign-up in. ``seen``: the time of the sign-up that the administrator saw."""
         now = self._clock()
         with self._database.transaction() as connection:
@@ -108,20 +108,25 @@ class Accounts:
                 approved_at=now,
                 approved_by=by.name,
             )
-            log_act(connection, by, "login.approve", name, now)
+            events.note(connection, by, "login.approve", name, at=now)
 
-    def decline(self, name: str, by: Who) -> None:
+    def decline(self, name: str, by: Actor) -> None:
         """Throw a sign-up away; its name is free again."""
         with self._database.transaction() as connection:
             login = _get(connection, name)
             if login.status is not LoginStatus.PENDING:
                 raise Conflict(f"{name} is {login.status} already.", hint="Lock it instead.")
             logins.remove(connection, name)
-            log_act(
-                connection, by, "login.decline", name, self._clock(), signed_up_from=login.source
+            events.note(
+                connection,
+                by,
+                "login.decline",
+                name,
+                at=self._clock(),
+                detail={"signed_up_from": login.source},
             )
 
-    def lock(self, name: str, by: Who) -> None:
+    def lock(self, name: str, by: Actor) -> None:
         """Take the approval back and mark the sessions to be ended."""
         if name == by.name:
             raise Conflict("You cannot lock yourself.")
@@ -138,9 +143,9 @@ class Accounts:
                 link_grants_admin=False,
                 end_sessions=True,
             )
-            log_act(connection, by, "login.lock", name, self._clock())
+            events.note(connection, by, "login.lock", name, at=self._clock())
 
-    def unlock(self, name: str, by: Who) -> None:
+    def unlock(self, name: str, by: Actor) -> None:
         """Give the approval back, and forget failed sign-ins."""
         with self._database.transaction() as connection:
             login = logins.find(connection, name)
@@ -149,9 +154,9 @@ class Accounts:
                 logins.change(connection, name, status=LoginStatus.APPROVED.value)
             elif not cleared:
                 raise Conflict(f"{name} is not locked.")
-            log_act(connection, by, "login.unlock", name, self._clock())
+            events.note(connection, by, "login.unlock", name, at=self._clock())
 
-    def make_link(self, name: str, by: Who, *, known_to_hub: bool = False) -> OneTimeLink:
+    def make_link(self, name: str, by: Actor, *, known_to_hub: bool = False) -> OneTimeLink:
         """A one-time link with which ``name`` sets a new password; an older one ends.
 
         ``known_to_hub`` also invites a user that the hub has and who has no account yet.
@@ -174,7 +179,7 @@ class Accounts:
                 raise Conflict(f"{name} is {login.status}.", hint=f"{todo} it first.")
             return self._put_link(connection, name, by, now, grants_admin=False)
 
-    def make_admin_link(self, name: str, by: Who, *, again: bool = False) -> OneTimeLink | None:
+    def make_admin_link(self, name: str, by: Actor, *, again: bool = False) -> OneTimeLink | None:
         """The link at which the first administrator sets a password, for the command line.
 
         None when somebody has got in already, unless ``again``: then whoever runs the
@@ -201,7 +206,7 @@ class Accounts:
             return self._put_link(connection, name, by, now, grants_admin=True)
 
     def _put_link(
-        self, connection: Connection, name: str, by: Who, now: datetime, *, grants_admin: bool
+        self, connection: Connection, name: str, by: Actor, now: datetime, *, grants_admin: bool
     ) -> OneTimeLink:
         token = new_token()
         expires_at = now + timedelta(hours=self._settings.reset_link_hours)
@@ -213,7 +218,9 @@ class Accounts:
             link_grants_admin=grants_admin,
         )
         action = "login.admin-link" if grants_admin else "login.link"
-        log_act(connection, by, action, name, now, expires_at=expires_at.isoformat())
+        events.note(
+            connection, by, action, name, at=now, detail={"expires_at": expires_at.isoformat()}
+        )
         return OneTimeLink(name, token, expires_at)
 
     # ---- passwords
@@ -240,13 +247,13 @@ class Accounts:
                 end_sessions=True,
             )
             logins.clear_failures(connection, name=login.name)
-            log_act(
+            events.note(
                 connection,
-                Who(login.name, address),
+                Actor(login.name, address),
                 "login.link-used",
                 login.name,
-                now,
-                grants_admin=login.link_grants_admin,
+                at=now,
+                detail={"grants_admin": login.link_grants_admin},
             )
         return login.name
 
@@ -279,7 +286,9 @@ class Accounts:
             )
             logins.clear_failures(connection, name=login.name)
             give_back(connection, address, now, self._window)
-            log_act(connection, Who(login.name, address), "login.password", login.name, now)
+            events.note(
+                connection, Actor(login.name, address), "login.password", login.name, at=now
+            )
 
     # ---- what the hub did
 
@@ -292,14 +301,14 @@ class Accounts:
         """The hub has made an administrator of who used an administrator's link."""
         with self._database.transaction() as connection:
             logins.change(connection, name, grants_admin=False)
-            log_act(connection, Who(name), "login.admin-granted", name, self._clock())
+            events.note(connection, Actor(name), "login.admin-granted", name, at=self._clock())
 
-    def remove(self, name: str, by: Who) -> None:
+    def remove(self, name: str, by: Actor) -> None:
         """The hub deletes this user; signing up again needs a new approval."""
         with self._database.transaction() as connection:
             logins.clear_failures(connection, name=name)
             if logins.remove(connection, name):
-                log_act(connection, by, "login.remove", name, self._clock())
+                events.note(connection, by, "login.remove", name, at=self._clock())
 
 
 def _get(connection: Connection, name: str) -> Login:

@@ -14,8 +14,8 @@ from tornado.httputil import url_concat
 from dcloud_spawner.authenticator.handlers import Page
 from dcloud_spawner.authenticator.passwords import normalise_name
 from dcloud_spawner.authenticator.people import people, sign_ups
-from dcloud_spawner.authenticator.who import Who
 from dcloud_spawner.errors import InvalidChoice, UserError
+from dcloud_spawner.store.events import Actor
 
 NOTICES = {
     "approve": "{name} may sign in now.",
@@ -56,7 +56,7 @@ class ApprovalsHandler(Page):
                 raise InvalidChoice(
                     f"Unknown action {action[:32]!r}.", hint=f"One of {', '.join(_ACTIONS)}."
                 )
-            await do(self, name, Who(self.current_user.name, self.ours.address(self)))
+            await do(self, name, Actor(self.current_user.name, self.ours.address(self)))
         except UserError as error:
             await self.show_list(error=error)
             return
@@ -82,7 +82,7 @@ class ApprovalsHandler(Page):
         rows = self.db.execute(select(orm.User.name, orm.User.admin))
         return {row.name: bool(row.admin) for row in rows}
 
-    async def approve(self, name: str, by: Who) -> None:
+    async def approve(self, name: str, by: Actor) -> None:
         """Let a sign-up in, if it is still the one that was looked at."""
         seen = self.field("seen")
         try:
@@ -91,19 +91,19 @@ class ApprovalsHandler(Page):
             raise InvalidChoice("seen: not a time.", field="seen") from None
         await self.ours.platform.in_database_thread(self.ours.accounts.approve, name, by, seen=at)
 
-    async def decline(self, name: str, by: Who) -> None:
+    async def decline(self, name: str, by: Actor) -> None:
         """Throw a sign-up away."""
         await self.ours.platform.in_database_thread(self.ours.accounts.decline, name, by)
 
-    async def lock(self, name: str, by: Who) -> None:
+    async def lock(self, name: str, by: Actor) -> None:
         """Take an approval back."""
         await self.ours.lock(name, by, self.find_user(name))
 
-    async def unlock(self, name: str, by: Who) -> None:
+    async def unlock(self, name: str, by: Actor) -> None:
         """Give an approval back, or end a lock-out."""
         await self.ours.platform.in_database_thread(self.ours.accounts.unlock, name, by)
 
-    async def link(self, name: str, by: Who) -> None:
+    async def link(self, name: str, by: Actor) -> None:
         """Make a one-time link and show it, this once."""
         link = await self.ours.platform.in_database_thread(
             self.ours.accounts.make_link, name, by, known_to_hub=self.find_user(name) is not None
@@ -112,7 +112,7 @@ class ApprovalsHandler(Page):
         await self.show_list(link=url, link_name=name, link_expires_at=link.expires_at)
 
 
-_ACTIONS: dict[str, Callable[[ApprovalsHandler, str, Who], Awaitable[None]]] = {
+_ACTIONS: dict[str, Callable[[ApprovalsHandler, str, Actor], Awaitable[None]]] = {
     "approve": ApprovalsHandler.approve,
     "decline": ApprovalsHandler.decline,
     "lock": ApprovalsHandler.lock,

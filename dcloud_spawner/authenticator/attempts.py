@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from dcloud_spawner.authenticator.who import Who, log_act
 from dcloud_spawner.errors import NotAllowed, TooManyAttempts
 from dcloud_spawner.settings import Settings
-from dcloud_spawner.store import logins
+from dcloud_spawner.store import events, logins
 from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.logins import Failures, Login, LoginStatus
 
 WRONG = "Name or password is wrong, or the account does not exist."
@@ -106,7 +106,9 @@ class Attempts:
             return NotAllowed(WRONG, code="wrong_password")
         now = self._clock()
         with self._database.transaction() as connection:
-            log_act(connection, Who("visitor", address), "login.lockout", attempt.name, now)
+            events.note(
+                connection, Actor("visitor", address), "login.lockout", attempt.name, at=now
+            )
         return _locked_out(attempt.locked_until, now)
 
     def succeeded(self, attempt: Attempt, address: str, *, new_hash: str = "") -> Login:
@@ -124,7 +126,9 @@ class Attempts:
             if login.status is LoginStatus.APPROVED:
                 values = {"password_hash": new_hash} if new_hash else {}
                 logins.change(connection, login.name, signed_in_at=now, **values)
-                log_act(connection, Who(login.name, address), "login.sign-in", login.name, now)
+                events.note(
+                    connection, Actor(login.name, address), "login.sign-in", login.name, at=now
+                )
         if login.status is LoginStatus.PENDING:
             raise NotAllowed(
                 "Your sign-up waits for an administrator.",

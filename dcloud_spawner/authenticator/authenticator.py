@@ -27,9 +27,9 @@ from dcloud_spawner.authenticator.links import OneTimeLink, hub_url
 from dcloud_spawner.authenticator.refused import Refused
 from dcloud_spawner.authenticator.sessions import end_sessions
 from dcloud_spawner.authenticator.source import address_of
-from dcloud_spawner.authenticator.who import Who
 from dcloud_spawner.errors import InvalidChoice, UserError
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.logins import Login, LoginStatus
 
 
@@ -173,7 +173,7 @@ class DCloudAuthenticator(Authenticator):
 
     # ---- what administrators and the hub do
 
-    async def lock(self, name: str, by: Who, user: User | None) -> None:
+    async def lock(self, name: str, by: Actor, user: User | None) -> None:
         """Take an approval back; sessions end with it."""
         await self.platform.in_database_thread(self.accounts.lock, name, by)
         if user is not None:
@@ -187,7 +187,7 @@ class DCloudAuthenticator(Authenticator):
     async def delete_user(self, user: User) -> None:
         """The hub deletes a user: the account goes too, and signing up again needs approval."""
         end_sessions(user)
-        await self.platform.in_database_thread(self.accounts.remove, user.name, Who("hub"))
+        await self.platform.in_database_thread(self.accounts.remove, user.name, Actor("hub"))
         super().delete_user(user)
 
     # ---- for the pages

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dcloud_spawner.authenticator.accounts import Accounts
 from dcloud_spawner.authenticator.links import hub_url
-from dcloud_spawner.authenticator.who import Who
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.events import Actor
 
 
 def bootstrap_admin_link(
@@ -20,5 +20,5 @@ def bootstrap_admin_link(
     opens it first is administrator. Raises InvalidChoice for a name no account can have.
     """
     accounts = Accounts(database, settings, utc_now)
-    link = accounts.make_admin_link(name, Who("command line"), again=again)
+    link = accounts.make_admin_link(name, Actor("command line"), again=again)
     return None if link is None else link.url(hub_url(settings))

@@ -21,9 +21,10 @@ from traitlets import default
 
 from dcloud_spawner.authenticator.sessions import take_away
 from dcloud_spawner.authenticator.source import address_of
-from dcloud_spawner.authenticator.who import Who, log_act
 from dcloud_spawner.errors import ConfigurationError
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.store import events
+from dcloud_spawner.store.events import Actor
 
 Model = dict[str, Any]
 """The hub's model of who signs in: name, groups, admin, auth_state."""
@@ -129,7 +130,9 @@ class FollowsProvider(OAuthenticator):
 
     def _log(self, address: str, action: str, name: str, **detail: object) -> None:
         with self.platform.database.transaction() as connection:
-            log_act(connection, Who("provider", address), action, name, utc_now(), **detail)
+            events.note(
+                connection, Actor("provider", address), action, name, at=utc_now(), detail=detail
+            )
 
 
 def following(

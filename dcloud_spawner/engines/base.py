@@ -9,7 +9,7 @@ All methods block; callers on an event loop run them in a thread
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -203,12 +203,3 @@ class Engine(ABC):
     @abstractmethod
     def hub_address(self) -> str:
         """The host address at which a container reaches the hub; prepares the network it is on."""
-
-    def accelerators_in_use(self) -> Sequence[str]:
-        """UUIDs inside any container of this deployment that may still run."""
-        return [
-            uuid
-            for facts in self.observe()
-            if facts.phase is not Phase.ENDED
-            for uuid in (facts.devices or facts.accelerators)
-        ]

@@ -15,10 +15,13 @@ from dcloud_spawner.scheduler.plan import Plan, make_plan
 from dcloud_spawner.scheduler.snapshot import Accelerator, Holding, Node, Request, Snapshot
 from dcloud_spawner.store import events, leases, nodes, workloads
 from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 
 GIB = 2**30
+
+SCHEDULER = Actor("scheduler")
 
 log = logging.getLogger(__name__)
 
@@ -150,11 +153,11 @@ def commit(connection: Connection, plan: Plan, now: datetime) -> None:
         )
         assert moved, "the queue cannot change inside a serialised transaction"
         leases.open_leases(connection, request.id, placement.accelerators, now)
-        events.append(
+        events.note(
             connection,
-            actor="scheduler",
-            action="workload.admit",
-            target=request.id,
+            SCHEDULER,
+            "workload.admit",
+            request.id,
             at=now,
             detail={"node": placement.node, "accelerators": list(placement.accelerators)},
         )

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from jupyterhub.handlers import BaseHandler
 
 from dcloud_spawner.authenticator.source import address_of
-from dcloud_spawner.lifecycle import Actor
+from dcloud_spawner.store.events import Actor
 
 _actor: ContextVar[Actor | None] = ContextVar("dcloud_actor", default=None)
 

@@ -19,10 +19,10 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.log import log_request
 from tornado.web import RequestHandler
 
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import actor_of
 from dcloud_spawner.store import events
+from dcloud_spawner.store.events import Actor
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +94,7 @@ def _append(
     platform: Platform, actor: Actor, action: str, target: str, detail: dict[str, object]
 ) -> None:
     with platform.database.transaction() as connection:
-        events.append(
-            connection,
-            actor=actor.name,
-            source=actor.source,
-            action=action[:64],
-            target=target,
-            at=utc_now(),
-            detail=detail,
-        )
+        events.note(connection, actor, action[:64], target, at=utc_now(), detail=detail)
 
 
 def _done(task: asyncio.Future[None]) -> None:

@@ -6,9 +6,9 @@ import logging
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.errors import EngineError
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.workloads import Workload
 
 log = logging.getLogger(__name__)

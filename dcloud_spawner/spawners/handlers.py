@@ -16,9 +16,9 @@ from jupyterhub.scopes import needs_scope
 from jupyterhub.user import User
 from tornado.web import HTTPError
 
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.spawners.actor import actor_of, noted
 from dcloud_spawner.spawners.forgotten import end_forgotten
+from dcloud_spawner.store.events import Actor
 
 SETTLE_SECONDS = 5.0
 """How long a cancelled start may take to be given up by the hub."""

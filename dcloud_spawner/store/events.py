@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, select
@@ -23,6 +23,25 @@ from dcloud_spawner.store.schema import events
 
 GENESIS = "0" * 64
 """``previous_hash`` of the first row."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A person or a part of the platform, and the address it acts from."""
+
+    name: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one row will say."""
+
+    actor: Actor
+    action: str
+    target: str
+    result: str = "ok"
+    detail: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,14 +76,13 @@ def _digest(previous_hash: str, row: Mapping[str, object]) -> str:
     return hashlib.sha256((previous_hash + text).encode()).hexdigest()
 
 
-def append(
+def note(
     connection: Connection,
-    *,
-    actor: str,
+    actor: Actor,
     action: str,
     target: str,
+    *,
     at: datetime,
-    source: str = "",
     result: str = "ok",
     detail: Mapping[str, object] | None = None,
 ) -> int:
@@ -72,23 +90,32 @@ def append(
 
     ``detail`` must hold no secret. Raises ValueError or TypeError when it is not JSON.
     """
+    return note_all(connection, [Line(actor, action, target, result, detail or {})], at=at)
+
+
+def note_all(connection: Connection, lines: Iterable[Line], *, at: datetime) -> int:
+    """Add rows in one statement, as :func:`note` would one by one; returns the last sequence
+    number of the chain."""
     last = head(connection)
-    sequence, previous_hash = last.sequence + 1, last.hash
-    row: dict[str, object] = {
-        "sequence": sequence,
-        "at": at,
-        "actor": storable(actor)[:255],
-        "action": action,
-        "target": storable(target)[:255],
-        "source": storable(source)[:255],
-        "result": result,
-        # What is read back is what is hashed: keys as text, tuples as lists, no NaN.
-        "detail": json.loads(json.dumps(detail or {}, allow_nan=False)),
-    }
-    connection.execute(
-        events.insert().values(**row, previous_hash=previous_hash, hash=_digest(previous_hash, row))
-    )
-    return sequence
+    rows = []
+    for line in lines:
+        row: dict[str, object] = {
+            "sequence": last.sequence + 1,
+            "at": at,
+            "actor": storable(line.actor.name)[:255],
+            "action": line.action,
+            "target": storable(line.target)[:255],
+            "source": storable(line.actor.source)[:255],
+            "result": line.result,
+            # What is read back is what is hashed: keys as text, tuples as lists, no NaN.
+            "detail": json.loads(json.dumps(line.detail, allow_nan=False)),
+        }
+        digest = _digest(last.hash, row)
+        rows.append({**row, "previous_hash": last.hash, "hash": digest})
+        last = Head(last.sequence + 1, digest)
+    if rows:
+        connection.execute(events.insert(), rows)
+    return last.sequence
 
 
 def head(connection: Connection) -> Head:

@@ -13,9 +13,9 @@ from rich.table import Table
 from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.errors import Conflict, EngineError, NotFound
 from dcloud_spawner.form.words import size_words
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import homes, workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.deployment import Deployment

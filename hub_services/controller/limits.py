@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.errors import EngineError
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import ends_at
 from dcloud_spawner.store import workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 

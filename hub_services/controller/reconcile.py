@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import ContainerFacts, Phase
 from dcloud_spawner.errors import EngineError, EngineUnreachable
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import events, leases, workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import HOLDING, State
 from dcloud_spawner.store.workloads import Workload
 
@@ -91,11 +91,11 @@ def _end_orphan(platform: Platform, container: ContainerFacts, report: Report) -
         return
     report.orphans.append(container.workload_id)
     with platform.database.transaction() as connection:
-        events.append(
+        events.note(
             connection,
-            actor=ACTOR.name,
-            action="container.orphan",
-            target=container.workload_id,
+            ACTOR,
+            "container.orphan",
+            container.workload_id,
             at=utc_now(),
             detail={"container": container.ref, "accelerators": list(container.accelerators)},
         )

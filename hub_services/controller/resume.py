@@ -12,9 +12,9 @@ from http import HTTPStatus
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.errors import EngineError
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import NOTEBOOK, Workload
 from hub_services.controller.hub import HubClient, HubUnavailable

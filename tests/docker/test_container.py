@@ -24,7 +24,7 @@ from dcloud_spawner.engines.base import (
     LABEL_WORKLOAD,
 )
 from dcloud_spawner.errors import EngineError, UserError
-from dcloud_spawner.lifecycle import Actor
+from dcloud_spawner.store.events import Actor
 from tests.docker.people import SMALL, People, Person, action_log, until
 
 pytestmark = pytest.mark.docker

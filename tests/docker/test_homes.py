@@ -13,9 +13,9 @@ import pytest
 
 from dcloud_spawner import user_homes
 from dcloud_spawner.errors import Conflict
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.spec import home_volume
 from dcloud_spawner.store import homes
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.homes import Home
 from dcloud_spawner.store.schema import State
 from tests.docker.people import SMALL, People, Person, action_log, built_image, quick, until

@@ -18,12 +18,12 @@ from typing import Any
 from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import LABEL_WORKLOAD, ContainerFacts, ContainerSpec, Phase
 from dcloud_spawner.errors import Conflict, EngineError, InvalidChoice
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.spec import build_spec
 from dcloud_spawner.store import events, workloads
 from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.controller.reconcile import reconcile
@@ -152,6 +152,6 @@ def hold_a_transaction(url: str, ready: Any) -> None:
     """Write a row, and never get to the commit."""
     database = Database(url)
     with database.transaction() as connection:
-        events.append(connection, actor="x", action="x", target="x", at=datetime.now(UTC))
+        events.note(connection, Actor("x"), "x", "x", at=datetime.now(UTC))
         ready.set()
         time.sleep(600)

@@ -15,14 +15,14 @@ from dcloud_spawner.authenticator.attempts import (
     address_key,
 )
 from dcloud_spawner.authenticator.people import people, sign_ups
-from dcloud_spawner.authenticator.who import Who
 from dcloud_spawner.errors import Conflict, NotAllowed, NotFound, TooManyAttempts, UserError
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import events, homes, logins
 from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.logins import LoginStatus
 
-BOSS = Who("boss", "10.0.0.1")
+BOSS = Actor("boss", "10.0.0.1")
 
 
 class Clock:
@@ -225,7 +225,7 @@ def test_one_address_cannot_fill_the_list_of_sign_ups(accounts: Accounts) -> Non
 def test_what_was_approved_is_what_the_administrator_saw(accounts: Accounts, clock: Clock) -> None:
     accounts.sign_up("ada", "hash of ada", "Ada", "10.0.0.2")
     seen = clock.now
-    accounts.decline("ada", Who("other boss"))
+    accounts.decline("ada", Actor("other boss"))
     clock.turn(seconds=5)
     accounts.sign_up("ada", "hash of mallory", "Ada", "10.0.0.66")
     with pytest.raises(Conflict, match="another sign-up"):
@@ -304,7 +304,7 @@ def test_the_first_administrators_link_throws_a_strangers_password_away(
     accounts: Accounts, attempts: Attempts
 ) -> None:
     accounts.sign_up("admin", "hash of mallory", "I am the admin", "10.0.0.66")
-    link = accounts.make_admin_link("admin", Who("command line"))
+    link = accounts.make_admin_link("admin", Actor("command line"))
     assert link is not None
     assert attempts.begin("admin", "10.0.0.66").password_hash == ""
     accounts.use_link(link.token, "hash of boss", "10.0.0.1")
@@ -313,7 +313,7 @@ def test_the_first_administrators_link_throws_a_strangers_password_away(
 
 
 def test_an_unused_administrators_link_grants_nothing(accounts: Accounts) -> None:
-    accounts.make_admin_link("admin", Who("command line"))
+    accounts.make_admin_link("admin", Actor("command line"))
     found = accounts.find("admin")
     assert found is not None and not found.grants_admin
     plain = accounts.make_link("admin", BOSS)
@@ -323,14 +323,14 @@ def test_an_unused_administrators_link_grants_nothing(accounts: Accounts) -> Non
 
 
 def test_there_is_a_first_administrator_once(accounts: Accounts) -> None:
-    first = accounts.make_admin_link("admin", Who("command line"))
-    again = accounts.make_admin_link("admin", Who("command line"))
+    first = accounts.make_admin_link("admin", Actor("command line"))
+    again = accounts.make_admin_link("admin", Actor("command line"))
     assert first is not None and again is not None
     with pytest.raises(NotAllowed):
         _use(accounts, first.token)
     accounts.use_link(again.token, "hash", "10.0.0.1")
-    assert accounts.make_admin_link("root", Who("command line")) is None
-    assert accounts.make_admin_link("root", Who("command line"), again=True) is not None
+    assert accounts.make_admin_link("root", Actor("command line")) is None
+    assert accounts.make_admin_link("root", Actor("command line"), again=True) is not None
 
 
 def test_every_change_has_its_row_in_the_log_and_a_refused_one_has_none(
@@ -347,7 +347,7 @@ def test_every_change_has_its_row_in_the_log_and_a_refused_one_has_none(
         accounts.lock("ada", BOSS)
     accounts.unlock("ada", BOSS)
     accounts.use_link(accounts.make_link("ada", BOSS).token, "new", "10.0.0.2")
-    accounts.remove("ada", Who("hub"))
+    accounts.remove("ada", Actor("hub"))
     with database.reading() as connection:
         rows = events.read(connection, target="ada")
         assert list(events.verify(connection)) == []

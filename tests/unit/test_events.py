@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from dcloud_spawner.store import events
 from dcloud_spawner.store.database import Database, storable
-from dcloud_spawner.store.events import GENESIS, Event, Head
+from dcloud_spawner.store.events import GENESIS, Actor, Event, Head, Line
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 DETAIL: dict[str, object] = {
@@ -28,8 +28,9 @@ DETAIL: dict[str, object] = {
 
 
 def append(connection: Connection, **values: Any) -> int:
-    given_ = {"actor": "alice", "action": "workload.submit", "target": "t", "at": AT, **values}
-    return events.append(connection, **given_)
+    actor = Actor(values.pop("actor", "alice"), values.pop("source", ""))
+    target = values.pop("target", "t")
+    return events.note(connection, actor, "workload.submit", target, **{"at": AT, **values})
 
 
 def problems(database: Database, known: Head | None = None) -> list[str]:
@@ -165,6 +166,23 @@ def test_writers_at_the_same_time_make_one_chain(database: Database) -> None:
     assert problems(database) == []
     with database.reading() as connection:
         assert events.head(connection).sequence == 20
+
+
+def test_lines_written_at_once_are_the_chain_they_would_be_one_by_one(database: Database) -> None:
+    lines = [Line(Actor(f"user-{number}"), "x", "t", detail={"n": number}) for number in range(5)]
+    with database.transaction() as connection:
+        append(connection)
+        assert events.note_all(connection, lines, at=AT) == 6
+        assert events.note_all(connection, [], at=AT) == 6
+        append(connection)
+        at_once = events.read(connection)
+        connection.execute(text("DELETE FROM events"))
+        append(connection)
+        for line in lines:
+            events.note(connection, line.actor, line.action, line.target, at=AT, detail=line.detail)
+        append(connection)
+        assert events.read(connection) == at_once
+    assert problems(database) == []
 
 
 def test_a_row_whose_transaction_fails_was_never_there(chain: Database) -> None:

@@ -25,9 +25,9 @@ from dcloud_spawner.errors import (
     InvalidChoice,
     LaunchFailed,
 )
-from dcloud_spawner.lifecycle import Actor
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import events, homes, workloads
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from tests.memory_engine import GIB, MemoryEngine, node
