@@ -8,9 +8,6 @@ from datetime import datetime
 
 from dcloud_spawner.form.words import count_words, moment, number
 
-TOLD = ("out of memory", "exited", "lost", "time limit", "mismatch", "failed", "forgotten")
-"""Reasons that a page tells; a stop by its owner explains itself."""
-
 
 @dataclass(frozen=True)
 class End:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dcloud_spawner.form.availability import ModelAvailability
 from dcloud_spawner.form.words import listed
+from dcloud_spawner.live.availability import ModelAvailability
 
 State = Literal["now", "waits", "no"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dcloud_spawner.form.availability import Availability, ModelAvailability
 from dcloud_spawner.form.fit import Fit, fit_amount, fit_gpus, reason
+from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.profiles import AmountChoices, Profile
 
 ANY = ""

@@ -10,10 +10,10 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dcloud_spawner.form.availability import Availability
 from dcloud_spawner.form.fit import figure
 from dcloud_spawner.form.panels import Panel, live_panel, panel
 from dcloud_spawner.form.servers import PageWords
+from dcloud_spawner.live.availability import Availability
 from dcloud_spawner.profiles import Profile
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from dcloud_spawner.form.availability import model_words
+from dcloud_spawner.live.availability import model_words
 
 
 def length_words(seconds: float) -> str:

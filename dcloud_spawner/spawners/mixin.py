@@ -20,17 +20,18 @@ from tornado.httpclient import AsyncHTTPClient
 from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.engines.base import ContainerFacts, ContainerSpec, Phase
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, LaunchFailed, UserError
-from dcloud_spawner.lifecycle import Actor
+from dcloud_spawner.live.pool import PoolState
+from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.options import image_of
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import current_actor
 from dcloud_spawner.spawners.instance import announce_hub
-from dcloud_spawner.spawners.pool import PoolState, PoolWatch
 from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.spawners.row import SpawnerRow
 from dcloud_spawner.spawners.views import refuse_missing_image
 from dcloud_spawner.spawners.watch import AdmissionWatch
 from dcloud_spawner.spec import build_spec
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 

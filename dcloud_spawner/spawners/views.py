@@ -11,10 +11,11 @@ from dcloud_spawner.errors import Unavailable, UserError
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.form.view import ImageStatus, Offer, SpawnFormView, live_data, render_spawn_form
 from dcloud_spawner.images import ImageState, ImageStore
+from dcloud_spawner.live.pool import PoolState, availability
+from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.options import Choice, validate
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
-from dcloud_spawner.spawners.pool import PoolState, PoolWatch, availability
 from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.store import events, nodes, workloads
 from dcloud_spawner.store.events import Event
@@ -74,7 +75,7 @@ class SpawnerViews(HubSpawner):
     async def form_view(self) -> SpawnFormView:
         """Everything the start page shows to this user now."""
         self.pool.keep_fresh()
-        state = await self.pool.refresh()
+        state = await self.pool.fresh()
         last = await self.platform.in_database_thread(self._last_choice)
         profiles = self.platform.profiles.current()
         images = await self.platform.in_engine_thread(

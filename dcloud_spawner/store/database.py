@@ -12,7 +12,7 @@ Functions that use a connection block; on an event loop call them through
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +84,8 @@ class Database:
     def __init__(self, url: str, *, busy_timeout_seconds: float = 30.0) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.after_commit: list[Callable[[], None]] = []
+        """Called after each write transaction of this process, on its thread; must not block."""
         if self.is_sqlite:
             self.engine = _sqlite_engine(url, busy_timeout_seconds)
         else:
@@ -98,6 +100,8 @@ class Database:
             if not self.is_sqlite:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
             yield connection
+        for listener in self.after_commit:
+            listener()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -22,7 +22,6 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from dcloud_spawner.errors import UserError
-from dcloud_spawner.form.availability import Availability, ModelAvailability
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import (
@@ -34,6 +33,7 @@ from dcloud_spawner.form.view import (
     render_spawn_form,
     template_vars,
 )
+from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.options import validate
 from dcloud_spawner.profiles import load_profiles
 

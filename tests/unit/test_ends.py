@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dcloud_spawner.form.ends import TOLD, end_of
+from dcloud_spawner.form.ends import end_of
+from dcloud_spawner.live.pool import TOLD
 
 VIEW = {
     "server": "",

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from dcloud_spawner.form.availability import GIB, Availability, ModelAvailability, model_words
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.form.fit import fit_amount, fit_gpus, reason
 from dcloud_spawner.form.servers import PageWords
@@ -26,6 +25,7 @@ from dcloud_spawner.form.view import (
 )
 from dcloud_spawner.form.waiting import waiting_page
 from dcloud_spawner.form.words import length_words, size_words
+from dcloud_spawner.live.availability import GIB, Availability, ModelAvailability, model_words
 from dcloud_spawner.options import validate
 from dcloud_spawner.profiles import Profile, load_profiles
 

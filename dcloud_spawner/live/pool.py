@@ -1,0 +1,186 @@
+"""One consistent reading of the pool, for everything that shows it: who holds what, who waits
+at which place, what is free. Pages read the copy that :mod:`dcloud_spawner.live.watch` keeps;
+whatever decides something (validation, admission) reads the database itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from dcloud_spawner.live.availability import Availability, ModelAvailability
+from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.scheduler.order import ordered
+from dcloud_spawner.scheduler.schedule import GIB, take_snapshot
+from dcloud_spawner.scheduler.snapshot import Snapshot
+from dcloud_spawner.store import events, homes, leases, nodes, workloads
+from dcloud_spawner.store.nodes import AcceleratorRow
+from dcloud_spawner.store.workloads import Workload
+
+TOLD = ("out of memory", "exited", "lost", "time limit", "mismatch", "failed", "forgotten")
+"""Reasons of an end that a page tells; a stop by its owner explains itself."""
+
+TOLD_FOR = timedelta(days=1)
+"""How long a page tells why a server ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One request in the queue, in the order in which it is served."""
+
+    place: int
+    """1 is the head."""
+    workload: Workload
+    gpus_ahead: int
+    """GPUs that all requests before it ask for."""
+
+    @property
+    def ahead(self) -> int:
+        """How many requests are before it."""
+        return self.place - 1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFree:
+    """What one node that takes work has free."""
+
+    name: str
+    gpus: Mapping[str, int]
+    """Free GPUs by model."""
+    memory_bytes: int
+    cpu_millicores: int
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """One consistent reading."""
+
+    at: datetime
+    snapshot: Snapshot
+    head: int = 0
+    """Sequence of the action log's last row: who finds another one there has to read anew."""
+    accelerators: Mapping[str, AcceleratorRow] = field(default_factory=dict)
+    held: Mapping[str, tuple[AcceleratorRow, ...]] = field(default_factory=dict)
+    """Accelerators of each workload that holds any, by workload id."""
+    servers: Mapping[tuple[str, str], Workload] = field(default_factory=dict)
+    """Open workloads by user and server name."""
+    queue: tuple[Place, ...] = ()
+    """Who waits, head first; those on hold are not in it."""
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """The same by workload id."""
+    ends: Mapping[str, tuple[Workload, ...]] = field(default_factory=dict)
+    """Servers that ended within a day by anything but a wish, newest first, by user."""
+    home_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Measured size of homes by user."""
+
+    def place_of(self, identifier: str) -> Place | None:
+        """Where a workload waits; None when it does not, or is on hold."""
+        return self.places.get(identifier)
+
+
+def read_pool(platform: Platform) -> PoolState:
+    """Read everything the pages need. Blocks."""
+    now = utc_now()
+    with platform.database.reading() as connection:
+        head = events.head(connection).sequence
+        snapshot = take_snapshot(connection, platform.capacity, now)
+        accelerators = {row.uuid: row for row in nodes.all_accelerators(connection)}
+        held: dict[str, list[AcceleratorRow]] = {}
+        for uuid, workload in leases.holders(connection).items():
+            held.setdefault(workload, []).append(accelerators[uuid])
+        open_workloads = workloads.open_workloads(connection)
+        ends: dict[str, list[Workload]] = {}
+        for ended in workloads.last_ends(connection, now - TOLD_FOR):
+            if ended.end_reason in TOLD:
+                ends.setdefault(ended.user, []).append(ended)
+        sizes = {
+            home.user: home.size_bytes
+            for home in homes.all_homes(connection)
+            if home.size_bytes is not None
+        }
+    queue = places_of(snapshot, open_workloads)
+    return PoolState(
+        at=now,
+        snapshot=snapshot,
+        head=head,
+        accelerators=accelerators,
+        held={
+            workload: tuple(sorted(rows, key=lambda row: row.index))
+            for workload, rows in held.items()
+        },
+        servers={(found.user, found.server_name): found for found in open_workloads},
+        queue=queue,
+        places={found.workload.id: found for found in queue},
+        ends={user: tuple(ended) for user, ended in ends.items()},
+        home_bytes=sizes,
+    )
+
+
+def places_of(snapshot: Snapshot, known: Iterable[Workload]) -> tuple[Place, ...]:
+    """The queue of a snapshot in its order, with the rows behind it."""
+    rows = {workload.id: workload for workload in known}
+    places: list[Place] = []
+    gpus = 0
+    for number, request in enumerate(ordered(snapshot.queue), start=1):
+        places.append(Place(number, rows[request.id], gpus))
+        gpus += request.gpus
+    return tuple(places)
+
+
+def free_of_nodes(snapshot: Snapshot) -> tuple[NodeFree, ...]:
+    """What each node that takes work has free at the time of a snapshot."""
+    held = {uuid for holding in snapshot.holdings for uuid in holding.accelerators}
+    memory: Counter[str] = Counter()
+    cores: Counter[str] = Counter()
+    for holding in snapshot.holdings:
+        memory[holding.node] += holding.memory_bytes
+        cores[holding.node] += holding.cpu_millicores
+    gpus: dict[str, Counter[str]] = {name: Counter() for name in snapshot.nodes}
+    for uuid, found in snapshot.accelerators.items():
+        if found.offered and uuid not in held and found.node in gpus:
+            gpus[found.node][found.model] += 1
+    return tuple(
+        NodeFree(
+            node.name,
+            dict(gpus[node.name]),
+            node.memory_bytes - memory[node.name],
+            node.cpu_millicores - cores[node.name],
+        )
+        for node in snapshot.nodes.values()
+        if not node.drained
+    )
+
+
+def availability(state: PoolState, *, simulated: bool, engine: str) -> Availability:
+    """The reading in the words of the spawn page."""
+    free = free_of_nodes(state.snapshot)
+    models = []
+    for model in sorted({row.model for row in state.accelerators.values()}):
+        rows = [row for row in state.accelerators.values() if row.model == model]
+        per_node = [node.gpus.get(model, 0) for node in free]
+        totals = Counter(row.node for row in rows)
+        models.append(
+            ModelAvailability(
+                model=model,
+                memory_bytes=max(row.memory_bytes for row in rows),
+                total=len(rows),
+                free=sum(per_node),
+                unhealthy=sum(not state.snapshot.accelerators[row.uuid].offered for row in rows),
+                largest_free_on_one_node=max(per_node, default=0),
+                largest_on_one_node=max(totals.values(), default=0),
+            )
+        )
+    total = state.snapshot.nodes.values()
+    return Availability(
+        models=tuple(models),
+        memory_free_gib=max((node.memory_bytes for node in free), default=0) / GIB,
+        memory_total_gib=max((node.memory_bytes for node in total), default=0) / GIB,
+        cpus_free=max((node.cpu_millicores for node in free), default=0) / 1000,
+        cpus_total=max((node.cpu_millicores for node in total), default=0) / 1000,
+        queue_length=len(state.queue),
+        at=state.at,
+        simulated=simulated,
+        engine=engine,
+    )

@@ -1,0 +1,125 @@
+"""Keeps the last reading of the pool fresh in one process, and tells whoever shows it.
+
+Every change of state leaves a row in the action log, so the number of its last row says
+whether anything happened: one cheap question twice a second for the whole process, whatever
+the number of open pages. What this process itself commits is read at once. Templates are drawn
+on the event loop and may not wait for the database: they use :attr:`PoolWatch.state`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from dcloud_spawner.live.pool import PoolState, read_pool
+from dcloud_spawner.platform import Platform
+from dcloud_spawner.store import events
+
+LOOK_SECONDS = 0.5
+"""Between two looks at the action log."""
+
+REFRESH_SECONDS = 3.0
+"""The oldest a reading gets: a pass of another process may change reasons without a row."""
+
+SETTLE_SECONDS = 0.03
+"""After a commit of this process, so that the steps of one transition are one reading."""
+
+log = logging.getLogger(__name__)
+
+
+class PoolWatch:
+    """One for each process that shows the pool."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self.state = read_pool(platform)
+        self.listeners: list[Callable[[PoolState], None]] = []
+        """Called on the event loop after each reading."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._nudged = asyncio.Event()
+        self._reading: asyncio.Task[PoolState] | None = None
+        self._next: asyncio.Task[PoolState] | None = None
+        platform.database.after_commit.append(self.nudge)
+
+    def keep_fresh(self) -> None:
+        """Start reading in the background, once; call it on the event loop."""
+        if self._task is None or self._task.done():
+            self._loop = asyncio.get_running_loop()
+            self._task = self._loop.create_task(self._refresh_forever())
+
+    def nudge(self) -> None:
+        """Read soon: something has changed. May be called from any thread."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._nudged.set)
+
+    async def refresh(self) -> PoolState:
+        """Read now, for a page that must not show what was true a moment ago."""
+        return await asyncio.shield(self._begin())
+
+    async def fresh(self) -> PoolState:
+        """The last reading if nothing has happened since, else a new one: cheap enough for
+        every request of a page."""
+        state, busy = self.state, self._reading is not None and not self._reading.done()
+        if not busy and await self._head() == state.head:
+            return state
+        return await self.refresh()
+
+    def _begin(self) -> asyncio.Task[PoolState]:
+        """One reading at a time. Who asks while one is under way gets the one after it, for the
+        present one may have begun before what they want to see."""
+        earlier = self._reading
+        if earlier is not None and not earlier.done():
+            return self._after(earlier)
+        self._reading = asyncio.ensure_future(self._read())
+        return self._reading
+
+    def _after(self, earlier: asyncio.Task[PoolState]) -> asyncio.Task[PoolState]:
+        if self._next is None or self._next.done():
+
+            async def later() -> PoolState:
+                await asyncio.wait([earlier])
+                self._next = None
+                return await asyncio.shield(self._begin())
+
+            self._next = asyncio.ensure_future(later())
+        return self._next
+
+    async def _read(self) -> PoolState:
+        self.state = await self._platform.in_database_thread(read_pool, self._platform)
+        for listener in self.listeners:
+            listener(self.state)
+        return self.state
+
+    async def _head(self) -> int:
+        def look() -> int:
+            with self._platform.database.reading() as connection:
+                return events.head(connection).sequence
+
+        return await self._platform.in_database_thread(look)
+
+    async def _refresh_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        last, took = 0.0, 0.0
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._nudged.wait()
+                await asyncio.sleep(SETTLE_SECONDS)
+            except TimeoutError:
+                pass
+            nudged = self._nudged.is_set()
+            self._nudged.clear()
+            try:
+                old = loop.time() - last >= REFRESH_SECONDS
+                if nudged or old or await self._head() != self.state.head:
+                    began = loop.time()
+                    await self.refresh()
+                    last = loop.time()
+                    took = last - began
+            except Exception:
+                log.exception("Cannot read the pool; the pages keep the last reading.")
+            # A pool of thousands takes long to read: at most half the time goes into it.
+            await asyncio.sleep(min(took, REFRESH_SECONDS))
