@@ -199,7 +199,6 @@ def begin_stop(
             State.ENDED,
             come_from=(State.QUEUED,),
             ended_at=now,
-            place=None,
             **common,
         ):
             state, action = State.ENDED, "workload.cancel"

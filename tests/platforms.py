@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.engines.base import ContainerFacts, Engine, Mount
+from dcloud_spawner.live.pool import read_pool
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
@@ -104,6 +105,12 @@ def get(platform: Platform, identifier: str) -> Workload:
 def state(platform: Platform, workload: Workload) -> State:
     """The workload's present state."""
     return get(platform, workload.id).state
+
+
+def place(platform: Platform, workload: Workload) -> int | None:
+    """Its place in the queue; None when it does not wait, or is on hold."""
+    found = read_pool(platform).place_of(workload.id)
+    return found.place if found else None
 
 
 def held(platform: Platform, workload: Workload | None = None) -> set[str]:

@@ -137,7 +137,7 @@ def _holding(workload: Workload, accelerators: tuple[str, ...], now: datetime) -
 
 
 def commit(connection: Connection, plan: Plan, now: datetime) -> None:
-    """Write a plan: leases and states of those who start, places and reasons of those who wait."""
+    """Write a plan: leases and states of those who start, reasons of those who wait."""
     for start in plan.starts:
         request, placement = start.request, start.placement
         moved = workloads.transition(
@@ -147,7 +147,6 @@ def commit(connection: Connection, plan: Plan, now: datetime) -> None:
             come_from=(State.QUEUED,),
             node=placement.node,
             admitted_at=now,
-            place=None,
             reasons=[],
             latest_start_at=None,
         )
@@ -164,12 +163,11 @@ def commit(connection: Connection, plan: Plan, now: datetime) -> None:
     before = {workload.id: workload for workload in workloads.queued(connection)}
     for waiting in plan.waiting:
         row = before[waiting.request.id]
-        new = (waiting.place, list(waiting.reasons), waiting.latest_start_at)
-        if new != (row.place, list(row.reasons), row.latest_start_at):
+        new = (list(waiting.reasons), waiting.latest_start_at)
+        if new != (list(row.reasons), row.latest_start_at):
             workloads.set_values(
                 connection,
                 row.id,
-                place=waiting.place,
                 reasons=list(waiting.reasons),
                 latest_start_at=waiting.latest_start_at,
             )

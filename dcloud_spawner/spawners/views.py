@@ -173,12 +173,14 @@ class SpawnerViews(HubSpawner):
         log: Sequence[Event],
     ) -> dict[str, Any]:
         stage = self._stage(workload)
+        waiting = self.pool.state.place_of(workload.id) if stage == "queue" else None
+        place = waiting.place if waiting else None
         event: dict[str, Any] = {
             "progress": PROGRESS[stage],
-            "message": _message(stage, workload, queue_length),
+            "message": _message(stage, place, queue_length),
             "stage": stage,
             "stages": self._stage_times(workload),
-            "place": workload.place,
+            "place": place,
             "queue_length": queue_length,
             "reasons": list(workload.reasons),
             "latest_start": _iso(workload.latest_start_at),
@@ -326,11 +328,11 @@ def _amounts(workload: Workload) -> dict[str, float]:
     }
 
 
-def _message(stage: str, workload: Workload, queue_length: int) -> str:
+def _message(stage: str, place: int | None, queue_length: int) -> str:
     if stage == "queue":
-        if workload.place is None:
+        if place is None:
             return "Joining the queue."
-        return f"Place {workload.place} of {max(queue_length, workload.place)} in the queue."
+        return f"Place {place} of {max(queue_length, place)} in the queue."
     return {
         "held": "Everything is held for you; the container starts next.",
         "image": "Fetching the image.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,10 @@ class NodeRow:
     memory_bytes: int
     drained: bool
     seen_at: datetime
+    drained_by: str = ""
+    drained_at: datetime | None = None
+    drained_reason: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class AcceleratorRow:
     health: Health
     health_reason: str
     seen_at: datetime
+    drained: bool = False
+    drained_by: str = ""
+    drained_at: datetime | None = None
+    drained_reason: str = ""
+    link_domain: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -60,6 +61,10 @@ nodes = Table(
     Column("cpu_millicores", Integer, nullable=False),
     Column("memory_bytes", BigInteger, nullable=False),
     Column("drained", Boolean, nullable=False, server_default=text("false")),
+    Column("drained_by", String(255), nullable=False, server_default=""),
+    Column("drained_at", UtcDateTime, nullable=True),
+    Column("drained_reason", AnyText, nullable=False, server_default=""),
+    Column("labels", JSON, nullable=False, server_default="{}"),
     Column("seen_at", UtcDateTime, nullable=False),
 )
 
@@ -75,6 +80,12 @@ accelerators = Table(
     Column("parent_uuid", String(96), nullable=False, server_default=""),
     Column("health", String(16), nullable=False),
     Column("health_reason", AnyText, nullable=False, server_default=""),
+    Column("drained", Boolean, nullable=False, server_default=text("false")),
+    Column("drained_by", String(255), nullable=False, server_default=""),
+    Column("drained_at", UtcDateTime, nullable=True),
+    Column("drained_reason", AnyText, nullable=False, server_default=""),
+    # Accelerators of one domain reach each other over a fast link; empty where nobody knows.
+    Column("link_domain", String(96), nullable=False, server_default=""),
     Column("seen_at", UtcDateTime, nullable=False),
 )
 
@@ -96,7 +107,27 @@ workloads = Table(
     Column("limit_seconds", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("reasons", JSON, nullable=False),
-    Column("place", Integer, nullable=True),
+    # The key of the order, fixed at submission, and the two parts that explain it.
+    Column("due_at", UtcDateTime, nullable=False, server_default="1970-01-01 00:00:00"),
+    Column("slack_seconds", Integer, nullable=False, server_default="0"),
+    Column("fair_seconds", Integer, nullable=False, server_default="0"),
+    Column("tier", String(16), nullable=False, server_default="bronze"),
+    # An administrator's hand: held out of the queue, or moved to its head.
+    Column("held_at", UtcDateTime, nullable=True),
+    Column("held_by", String(255), nullable=False, server_default=""),
+    Column("held_reason", AnyText, nullable=False, server_default=""),
+    Column("moved_at", UtcDateTime, nullable=True),
+    Column("moved_by", String(255), nullable=False, server_default=""),
+    Column("moved_reason", AnyText, nullable=False, server_default=""),
+    # The advance reservation that it draws on.
+    Column("reservation", String(32), nullable=True),
+    Column("alternatives", JSON, nullable=False, server_default="[]"),
+    # The range in which it is expected to start, and what was first shown, for the record.
+    Column("expected_from", UtcDateTime, nullable=True),
+    Column("expected_to", UtcDateTime, nullable=True),
+    Column("first_expected_from", UtcDateTime, nullable=True),
+    Column("first_expected_to", UtcDateTime, nullable=True),
+    Column("first_expected_at", UtcDateTime, nullable=True),
     Column("latest_start_at", UtcDateTime, nullable=True),
     Column("node", String(253), nullable=True),
     Column("url", String(512), nullable=False, server_default=""),
@@ -106,6 +137,13 @@ workloads = Table(
     # Set while an engine may be making the container: until then one may appear at any moment.
     Column("launch_until", UtcDateTime, nullable=True),
     Column("ready_at", UtcDateTime, nullable=True),
+    Column("connected_at", UtcDateTime, nullable=True),
+    # When it will be stopped before its limit, and why.
+    Column("notice_at", UtcDateTime, nullable=True),
+    Column("notice_reason", String(32), nullable=False, server_default=""),
+    Column("notice_detail", AnyText, nullable=False, server_default=""),
+    # The waiting workload whose owner works here meanwhile.
+    Column("keeps_place_for", String(32), nullable=True),
     Column("stopping_at", UtcDateTime, nullable=True),
     Column("ended_at", UtcDateTime, nullable=True),
     # The engine's own times: what charges are made from.
@@ -171,4 +209,37 @@ homes = Table(
     Column("user_deleted_at", UtcDateTime, nullable=True),
     Column("size_bytes", BigInteger, nullable=True),
     Column("measured_at", UtcDateTime, nullable=True),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("title", AnyText, nullable=False),
+    Column("starts_at", UtcDateTime, nullable=False),
+    Column("ends_at", UtcDateTime, nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("gpu_model", String(128), nullable=True),
+    # For each GPU.
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("cpu_millicores", Integer, nullable=False),
+    Column("users", JSON, nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("created_by", String(255), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("first_used_at", UtcDateTime, nullable=True),
+    Column("detail", AnyText, nullable=False, server_default=""),
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("user", String(255), primary_key=True),
+    Column("weight", Float, nullable=False),
+    # Decayed to the time ``at``.
+    Column("gpu_seconds", Float, nullable=False),
+    Column("cpu_core_seconds", Float, nullable=False),
+    Column("memory_gib_seconds", Float, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
 )

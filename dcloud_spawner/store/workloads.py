@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, select, update
@@ -23,7 +23,11 @@ NOTEBOOK = "notebook"
 
 @dataclass(frozen=True)
 class Workload:
-    """One row. Times are aware UTC; memory in bytes, CPU in thousandths of a core."""
+    """One row. Times are aware UTC; memory in bytes, CPU in thousandths of a core.
+
+    Its place in the queue is not here: it is its rank among all that wait, so whoever shows it
+    counts.
+    """
 
     id: str
     sequence: int
@@ -40,7 +44,6 @@ class Workload:
     limit_seconds: int
     state: State
     reasons: Sequence[str]
-    place: int | None
     latest_start_at: datetime | None
     node: str | None
     url: str
@@ -57,6 +60,28 @@ class Workload:
     oom_killed: bool
     end_reason: str
     end_detail: str
+    due_at: datetime
+    slack_seconds: int = 0
+    fair_seconds: int = 0
+    tier: str = "bronze"
+    held_at: datetime | None = None
+    held_by: str = ""
+    held_reason: str = ""
+    moved_at: datetime | None = None
+    moved_by: str = ""
+    moved_reason: str = ""
+    reservation: str | None = None
+    alternatives: Sequence[str] = ()
+    expected_from: datetime | None = None
+    expected_to: datetime | None = None
+    first_expected_from: datetime | None = None
+    first_expected_to: datetime | None = None
+    first_expected_at: datetime | None = None
+    connected_at: datetime | None = None
+    notice_at: datetime | None = None
+    notice_reason: str = ""
+    notice_detail: str = ""
+    keeps_place_for: str | None = None
 
     @property
     def server(self) -> str:
@@ -79,6 +104,13 @@ class NewWorkload:
     memory_bytes: int
     cpu_millicores: int
     limit_seconds: int
+    slack_seconds: int = 0
+    """Time that it is due after its submission: for its size and tier."""
+    fair_seconds: int = 0
+    """The same for what its user had lately beyond their share."""
+    tier: str = "bronze"
+    reservation: str | None = None
+    keeps_place_for: str | None = None
 
 
 def _workload(row: Any) -> Workload:
@@ -98,6 +130,7 @@ def insert(connection: Connection, new: NewWorkload, at: datetime) -> Workload:
             state=State.QUEUED.value,
             reasons=[],
             submitted_at=at,
+            due_at=at + timedelta(seconds=new.slack_seconds + new.fair_seconds),
             **{name: getattr(new, name) for name in NewWorkload.__dataclass_fields__},
         )
     )

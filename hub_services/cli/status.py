@@ -13,6 +13,8 @@ from sqlalchemy import Connection
 from dcloud_spawner.engines.base import Health
 from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.errors import DCloudError
+from dcloud_spawner.scheduler.order import ordered
+from dcloud_spawner.scheduler.schedule import as_request
 from dcloud_spawner.store import leases, nodes, workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
@@ -106,7 +108,8 @@ def gather(deployment: Deployment) -> Status:
             open_workloads = workloads.open_workloads(connection)
             gpus = _gpus(connection, {each.id: each for each in open_workloads})
     waiting = [each for each in open_workloads if each.state is State.QUEUED]
-    waiting.sort(key=lambda each: (each.place is None, each.place, each.sequence))
+    order = {each.id: number for number, each in enumerate(ordered(map(as_request, waiting)), 1)}
+    waiting.sort(key=lambda each: (order.get(each.id, len(waiting)), each.sequence))
     return Status(
         url=settings.bind_url,
         hub_answers=hub_answers(deployment),
@@ -117,7 +120,7 @@ def gather(deployment: Deployment) -> Status:
         programs=_programs(deployment),
         images=images_in_preparation(settings) if engine_name == "docker" else (),
         gpus=gpus,
-        queue=[_server(each) for each in waiting],
+        queue=[_server(each, order.get(each.id)) for each in waiting],
         servers=[_server(each) for each in open_workloads if each.state is not State.QUEUED],
         at=datetime.now(UTC),
     )
@@ -159,7 +162,7 @@ def _programs(deployment: Deployment) -> Sequence[ProgramStatus]:
     return found
 
 
-def _server(workload: Workload) -> ServerStatus:
+def _server(workload: Workload, place: int | None = None) -> ServerStatus:
     since = {
         State.RUNNING: workload.ready_at,
         State.STARTING: workload.starting_at,
@@ -175,7 +178,7 @@ def _server(workload: Workload) -> ServerStatus:
         memory_bytes=workload.memory_bytes,
         cpu_millicores=workload.cpu_millicores,
         node=workload.node,
-        place=workload.place,
+        place=place,
         reasons=tuple(workload.reasons),
         submitted_at=workload.submitted_at,
         since=since or workload.submitted_at,

@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from dcloud_spawner.engines.base import Phase
+from dcloud_spawner.live.pool import read_pool
 from dcloud_spawner.store import events, workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
@@ -52,7 +53,11 @@ def order_of(people: Sequence[Person], action: str) -> list[str]:
 
 def places(people: Sequence[Person]) -> list[int | None]:
     """Place of each one in the queue."""
-    return [workload.place if (workload := person.workload()) else None for person in people]
+    state = read_pool(people[0].platform)
+    return [
+        found.place if workload and (found := state.place_of(workload.id)) else None
+        for workload in (person.workload() for person in people)
+    ]
 
 
 def nothing_left(person: Person, workload: Workload) -> None:

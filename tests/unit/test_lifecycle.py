@@ -41,6 +41,7 @@ from tests.platforms import (
     home,
     launch,
     opened,
+    place,
     settings_for,
     start,
     state,
@@ -110,7 +111,7 @@ def test_a_request_for_a_taken_gpu_waits_and_starts_with_the_release(platform: P
     third = submit(platform, "cem", 2)
     platform.run_pass()
     waiting = get(platform, third.id)
-    assert (waiting.state, waiting.place) == (State.QUEUED, 1)
+    assert (waiting.state, place(platform, waiting)) == (State.QUEUED, 1)
     assert waiting.reasons == ["You asked for 2 GPUs and none is free."]
     stop(platform, first)  # runs a pass itself
     assert state(platform, third) is State.ADMITTED
@@ -254,7 +255,7 @@ def test_a_step_whose_line_in_the_log_cannot_be_written_does_not_happen(
     def full_disk(*arguments: object, **values: object) -> int:
         raise OSError("disk full")
 
-    monkeypatch.setattr(events, "append", full_disk)
+    monkeypatch.setattr(events, "note_all", full_disk)
     facts = ContainerFacts("r", "n", workload.id, "alice", "notebook", (), Phase.ALIVE)
     arguments = {"mark_ready": (facts,), "begin_stop": ("x", ALICE), "confirm_gone": (None,)}
     with pytest.raises(OSError, match="disk full"):
@@ -272,7 +273,7 @@ def test_a_submission_or_admission_without_its_line_does_not_happen(
     def full_disk(*arguments: object, **values: object) -> int:
         raise OSError("disk full")
 
-    monkeypatch.setattr(events, "append", full_disk)
+    monkeypatch.setattr(events, "note_all", full_disk)
     with pytest.raises(OSError, match="disk full"):
         submit(platform, "bob")
     with pytest.raises(OSError, match="disk full"):
@@ -302,10 +303,10 @@ def test_stopping_a_queued_request_ends_it_at_once_without_the_engine(
     start(platform, "bob", 4)
     workload = submit(platform)
     platform.run_pass()
-    assert get(platform, workload.id).place == 1
+    assert place(platform, workload) == 1
     stop(platform, workload)
     assert state(platform, workload) is State.ENDED
-    assert get(platform, workload.id).place is None
+    assert place(platform, workload) is None
     assert actions(platform, workload.id) == ["workload.submit", "workload.cancel"]
 
 
@@ -313,7 +314,7 @@ def test_leaving_the_queue_lets_those_behind_move_up(platform: Platform) -> None
     start(platform, "ann", 2)
     head, second = submit(platform, "bob", 4), submit(platform, "cem", 2)
     platform.run_pass()
-    assert get(platform, second.id).place == 2
+    assert place(platform, second) == 2
     stop(platform, head)
     assert state(platform, second) is State.ADMITTED
 

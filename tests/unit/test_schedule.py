@@ -213,15 +213,15 @@ def test_what_is_being_stopped_counts_as_ending_now_and_as_held(platform: Platfo
 # ---------------------------------------------------------------------------- the commit
 
 
-def test_a_pass_writes_places_reasons_and_times_of_those_who_wait(platform: Platform) -> None:
+def test_a_pass_writes_reasons_and_times_of_those_who_wait(platform: Platform) -> None:
     running = start(platform, "ann", 4, hours=1)
     first, second = submit(platform, "bob", 2), submit(platform, "cem", 4)
     platform.run_pass()
     assert running.ready_at is not None
     end = running.ready_at + timedelta(hours=1)
     one, two = get(platform, first.id), get(platform, second.id)
-    assert (one.place, one.latest_start_at) == (1, end)
-    assert (two.place, two.latest_start_at) == (2, end + timedelta(hours=2))
+    assert one.latest_start_at == end
+    assert two.latest_start_at == end + timedelta(hours=2)
     assert two.reasons == [
         "You asked for 4 GPUs and none is free.",
         "1 request is ahead of you, asking for 2 GPUs.",
@@ -234,7 +234,7 @@ def test_a_start_clears_what_was_written_while_it_waited(platform: Platform) -> 
     lifecycle.stop(platform, running.id, "stopped", ALICE)
     found = get(platform, waiting.id)
     assert found.state is State.ADMITTED
-    assert (found.place, found.reasons, found.latest_start_at) == (None, [], None)
+    assert (found.reasons, found.latest_start_at) == ([], None)
 
 
 def test_a_pass_that_changes_nothing_writes_nothing(platform: Platform) -> None:

@@ -38,7 +38,6 @@ WORKLOAD = Workload(
     limit_seconds=3600,
     state=State.STARTING,
     reasons=(),
-    place=None,
     latest_start_at=None,
     node="local",
     url="",
@@ -55,6 +54,7 @@ WORKLOAD = Workload(
     oom_killed=False,
     end_reason="",
     end_detail="",
+    due_at=AT,
 )
 
 

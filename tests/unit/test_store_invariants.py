@@ -359,6 +359,14 @@ def test_rows_of_every_older_revision_come_through(empty: Database) -> None:
     with empty.reading() as connection:
         found = workloads.get(connection, "old")
     assert (found.user, found.state, found.oom_killed) == ("alice", State.QUEUED, False)
+    assert found.due_at == found.submitted_at == datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def test_a_newer_program_can_be_taken_back_to_the_one_before(empty: Database) -> None:
+    empty.migrate()
+    alembic.command.downgrade(config_of(empty), "0003")
+    empty.migrate()
+    assert differences(empty) == []
 
 
 def test_the_index_behind_invariant_1_is_partial_and_unique_in_a_migrated_database(
