@@ -13,6 +13,7 @@ from dcloud_spawner.settings import load_settings
 from dcloud_spawner.spawners.acts import noting_acts
 from dcloud_spawner.spawners.handlers import with_handlers
 from dcloud_spawner.spawners.select import spawner_class
+from hub_services.web.wiring import USER_ROLE, hub_service
 
 c: Any = get_config()  # type: ignore[name-defined]
 
@@ -52,7 +53,8 @@ c.JupyterHub.services = [
     {
         "name": "controller",
         "api_token": (settings.secrets_dir / "controller.token").read_text().strip(),
-    }
+    },
+    hub_service(settings),
 ]
 c.JupyterHub.load_roles = [
     {
@@ -60,7 +62,8 @@ c.JupyterHub.load_roles = [
         "description": "Take up waiting starts after a hub restart, stop servers at their limit",
         "services": ["controller"],
         "scopes": ["list:users", "read:servers", "servers"],
-    }
+    },
+    USER_ROLE,
 ]
 
 configure_authenticator(c, settings, platform)

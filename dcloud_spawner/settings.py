@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     proxy_api_port: int = Field(
         8001, ge=1, le=65535, description="Loopback port of the proxy's API."
     )
+    web_port: int = Field(
+        8082, ge=1, le=65535, description="Loopback port of the queue page and the API."
+    )
     public_url: str = Field("", description="Address users see, if not http://HOST:PORT/.")
 
     reserve_memory_gib: float = Field(

@@ -47,6 +47,7 @@ class Deployment:
             "port": free_port(),
             "hub_port": free_port(),
             "proxy_api_port": free_port(),
+            "web_port": free_port(),
             "profiles_dir": ROOT / "tests" / "config" / "profiles",
             "images_dir": ROOT / "images",
             "stop_grace_seconds": 1,
@@ -75,7 +76,7 @@ class Deployment:
     def __enter__(self) -> Deployment:
         secrets_dir = self.settings.secrets_dir
         secrets_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
-        for name in ("controller.token", "cookie_secret"):
+        for name in ("controller.token", "web.token", "cookie_secret"):
             path = secrets_dir / name
             path.write_text(secrets.token_hex(32))
             path.chmod(0o600)
@@ -85,13 +86,14 @@ class Deployment:
         self.platform.refresh_inventory()
         self.hub_host = self.platform.engine.hub_address()
         self.start("proxy")
+        self.start("web")
         self.start("hub")
         self.start("controller")
         self.wait_for_hub()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for name in ("controller", "hub", "proxy"):
+        for name in ("controller", "web", "hub", "proxy"):
             self.kill(name, signal.SIGTERM)
         assert self.platform is not None
         with contextlib.suppress(Exception):
@@ -123,7 +125,7 @@ class Deployment:
                 "-f",
                 str(ROOT / "tests" / "config" / "hub_under_test.py"),
             ]
-        return [sys.executable, "-m", "hub_services.controller"]
+        return [sys.executable, "-m", f"hub_services.{name}"]
 
     def start(self, name: str) -> None:
         """Start a program; its output goes to the log folder."""

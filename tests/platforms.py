@@ -91,6 +91,14 @@ def start(platform: Platform, user: str = "alice", gpus: int = 1, **more: Any) -
     return get(platform, workload.id)
 
 
+def end_all(platform: Platform) -> None:
+    """Nothing runs or waits any more; the last that came goes first."""
+    with platform.database.reading() as connection:
+        left = workloads.open_workloads(connection)
+    for found in reversed(left):
+        lifecycle.stop(platform, found.id, "test over", Actor("test"))
+
+
 def home(platform: Platform, user: str = "alice") -> Mount:
     """The user's home, claimed and made."""
     return platform.engine.ensure_home(user_homes.claim_home(platform, user, Actor("spawner")))

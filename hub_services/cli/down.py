@@ -39,7 +39,7 @@ def restart(console: Console, deployment: Deployment, names: Sequence[str]) -> N
     supervisor = Supervisor(deployment)
     if not supervisor.pid():
         raise ConfigurationError("Nothing runs here. Run: dcloud up")
-    wanted = list(names) or ["hub", "controller"]
+    wanted = list(names) or ["hub", "controller", "web"]
     unknown = sorted(set(wanted) - set(LONG_RUNNING) - {"images"})
     if unknown:
         raise ConfigurationError(f"No program {unknown[0]}; there are {', '.join(LONG_RUNNING)}.")

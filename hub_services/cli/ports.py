@@ -29,6 +29,7 @@ def ports_of(settings: Settings) -> tuple[PortUse, ...]:
         PortUse(
             "127.0.0.1", settings.proxy_api_port, "DCLOUD_PROXY_API_PORT", "proxy API", "proxy"
         ),
+        PortUse("127.0.0.1", settings.web_port, "DCLOUD_WEB_PORT", "queue page and API", "web"),
         PortUse("0.0.0.0", settings.hub_port, "DCLOUD_HUB_PORT", "the hub's own API", "hub"),
     )
 

@@ -65,6 +65,10 @@ def _controller(deployment: Deployment) -> list[str]:
     return [sys.executable, "-m", "hub_services.controller"]
 
 
+def _web(deployment: Deployment) -> list[str]:
+    return [sys.executable, "-m", "hub_services.web"]
+
+
 def _images(deployment: Deployment) -> list[str]:
     return [sys.executable, "-m", "dcloud_spawner.images"]
 
@@ -98,6 +102,7 @@ PROGRAMS = (
         stop_seconds=15,
         steady_seconds=3,
     ),
+    Program("web", _web, {}, "hub_services.web", 30, stop_seconds=5, steady_seconds=3),
     Program("images", _images, {}, "dcloud_spawner.images", 40, once=True, stop_seconds=5),
 )
 

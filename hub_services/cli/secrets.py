@@ -16,8 +16,10 @@ CRYPT_KEY = "crypt.key"
 """Encrypts the sign-in state in the hub's database; ``JUPYTERHUB_CRYPT_KEY``."""
 CONTROLLER_TOKEN = "controller.token"
 """The controller's own token for the hub's REST API."""
+WEB_TOKEN = "web.token"
+"""The web service's own token, by which the hub knows it when it asks who somebody is."""
 
-NAMES = (COOKIE_SECRET, PROXY_TOKEN, CRYPT_KEY, CONTROLLER_TOKEN)
+NAMES = (COOKIE_SECRET, PROXY_TOKEN, CRYPT_KEY, CONTROLLER_TOKEN, WEB_TOKEN)
 
 
 def ensure_secrets(folder: Path) -> None:

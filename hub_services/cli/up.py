@@ -41,7 +41,7 @@ from hub_services.cli.way_in import first_admin, way_in
 READY_SECONDS = 90.0
 TRIES = 3
 """Starts of one program after which ``up`` stops hoping; supervisord goes on trying."""
-LONG_RUNNING = ("proxy", "hub", "controller")
+LONG_RUNNING = ("proxy", "hub", "controller", "web")
 
 
 def up(console: Console, *, simulated_gpus: int | None, forget: bool, install: bool) -> None:
@@ -74,7 +74,7 @@ def _up(
         _migrate(deployment)
     ProfileBook(deployment.settings.profiles_dir)
     done = supervisor.start()
-    for sentence in done or ["already running: proxy, hub and controller"]:
+    for sentence in done or ["already running: proxy, hub, controller and web"]:
         console.print(f"  {sentence}", highlight=False)
     wait_until_ready(console, deployment, supervisor)
     supervisor.start_once("images")  # after the hub, with which it would fight for the processor

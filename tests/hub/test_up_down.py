@@ -40,6 +40,7 @@ class Shell:
             "DCLOUD_PORT": str(self.port),
             "DCLOUD_HUB_PORT": str(free_port()),
             "DCLOUD_PROXY_API_PORT": str(free_port()),
+            "DCLOUD_WEB_PORT": str(free_port()),
             "DCLOUD_PROFILES_DIR": str(ROOT / "tests" / "config" / "profiles"),
             "DCLOUD_ENGINE": "sandbox",
             "DCLOUD_STOP_GRACE_SECONDS": "1",
@@ -218,7 +219,7 @@ def test_a_home_stays_until_it_is_purged(shell: Shell, hub: httpx.Client) -> Non
 
 def test_no_secret_is_on_a_command_line_or_in_a_log_or_open_to_others(shell: Shell) -> None:
     secrets = {path.name: path.read_text() for path in (shell.state / "secrets").iterdir()}
-    assert {"cookie_secret", "proxy.token", "controller.token"} <= set(secrets)
+    assert {"cookie_secret", "proxy.token", "controller.token", "web.token"} <= set(secrets)
     lines = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
     logs = [path.read_text(errors="replace") for path in (shell.state / "logs").iterdir()]
     configuration = (shell.state / "run" / "supervisord.conf").read_text()
@@ -232,7 +233,9 @@ def test_no_secret_is_on_a_command_line_or_in_a_log_or_open_to_others(shell: She
 
 
 def test_up_again_changes_nothing_and_says_so(shell: Shell) -> None:
-    before = {name: shell.pid(name) for name in ("supervisord", "proxy", "hub", "controller")}
+    before = {
+        name: shell.pid(name) for name in ("supervisord", "proxy", "hub", "controller", "web")
+    }
     assert "already running" in shell.dcloud("up")
     assert before == {name: shell.pid(name) for name in before}
 
@@ -289,7 +292,7 @@ def test_restart_renews_the_hub_and_leaves_the_proxy(shell: Shell) -> None:
 
 
 def test_up_after_a_killed_supervisord_ends_its_orphans_and_starts_anew(shell: Shell) -> None:
-    orphans = [shell.pid(name) for name in ("proxy", "hub", "controller")]
+    orphans = [shell.pid(name) for name in ("proxy", "hub", "controller", "web")]
     os.kill(shell.pid("supervisord"), signal.SIGKILL)
     (shell.state / "run" / "proxy.pid").unlink()  # then it is known by its marker alone
     words = shell.dcloud("up")

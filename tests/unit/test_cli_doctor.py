@@ -30,6 +30,7 @@ def deployment(tmp_path: Path) -> Deployment:
         port=free_port(),
         hub_port=free_port(),
         proxy_api_port=free_port(),
+        web_port=free_port(),
         profiles_dir=tmp_path / "profiles",
     )
     made = Deployment(settings, {})

@@ -1,0 +1,54 @@
+"""The web service: pages and API beside the hub, one process, behind the proxy.
+
+It holds no state of its own, so it may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from dcloud_spawner.platform import Platform
+from dcloud_spawner.settings import load_settings
+from hub_services.web.application import make_application
+from hub_services.web.service import open_service
+
+log = logging.getLogger("dcloud.web")
+
+LARGEST_REQUEST_BYTES = 1024 * 1024
+
+
+async def serve() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = load_settings()
+    platform = Platform(settings)
+    address = await platform.in_engine_thread(platform.engine.hub_address)
+    service = open_service(platform, address)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    server = make_application(service).listen(
+        settings.web_port, "127.0.0.1", max_body_size=LARGEST_REQUEST_BYTES
+    )
+    service.pool.keep_fresh()
+    log.info("Listening on 127.0.0.1:%d, %s", settings.web_port, service.paths.service)
+    try:
+        await stopped.wait()
+    finally:
+        server.stop()
+        platform.close()
+
+
+def main() -> None:
+    """Entry point of ``python -m hub_services.web``."""
+    settings = load_settings()
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("tornado.access").setLevel("WARNING")
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Rows of the store in the words of the API."""
+
+from __future__ import annotations
+
+from dcloud_spawner.live.availability import Availability, ModelAvailability
+from dcloud_spawner.live.pool import PoolState
+from dcloud_spawner.scheduler.schedule import GIB, ends_at
+from dcloud_spawner.store.nodes import AcceleratorRow, NodeRow
+from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.workloads import Workload
+from hub_services.web.api.models import (
+    AcceleratorView,
+    AvailabilityView,
+    ModelView,
+    NodeView,
+    QueueRowView,
+    SizeView,
+    WorkloadView,
+)
+from hub_services.web.viewer import Viewer
+
+
+def availability_view(found: Availability) -> AvailabilityView:
+    """What is free now."""
+    return AvailabilityView(
+        at=found.at,
+        models=tuple(_model(model) for model in found.models),
+        memory_free_gib=round(found.memory_free_gib, 3),
+        memory_total_gib=round(found.memory_total_gib, 3),
+        cpus_free=found.cpus_free,
+        cpus_total=found.cpus_total,
+        queue_length=found.queue_length,
+        simulated=found.simulated,
+    )
+
+
+def _model(found: ModelAvailability) -> ModelView:
+    return ModelView(
+        model=found.model,
+        label=found.label,
+        memory_gib=round(found.memory_bytes / GIB, 3),
+        total=found.total,
+        free=found.free,
+        out_of_service=found.unhealthy,
+        free_on_one_node=found.largest_free_on_one_node,
+        most_on_one_node=found.most,
+    )
+
+
+def size_view(workload: Workload) -> SizeView:
+    """What it asks for."""
+    return SizeView(
+        gpus=workload.gpus,
+        gpu_model=workload.gpu_model,
+        memory_gib=workload.memory_bytes / GIB,
+        cpus=workload.cpu_millicores / 1000,
+        hours=workload.limit_seconds / 3600,
+    )
+
+
+def workload_view(workload: Workload, state: PoolState) -> WorkloadView:
+    """One workload in full, with its place now."""
+    place = state.place_of(workload.id)
+    waiting = workload.state is State.QUEUED
+    return WorkloadView(
+        id=workload.id,
+        kind=workload.kind,
+        user=workload.user,
+        server=workload.server_name,
+        profile=workload.profile,
+        image=workload.image,
+        size=size_view(workload),
+        state=workload.state.value,
+        tier=workload.tier,
+        place=place.place if place and waiting else None,
+        reasons=tuple(workload.reasons) if waiting else (),
+        alternatives=tuple(workload.alternatives) if waiting else (),
+        submitted_at=workload.submitted_at,
+        due_at=workload.due_at,
+        expected_from=workload.expected_from if waiting else None,
+        expected_to=workload.expected_to if waiting else None,
+        latest_start_at=workload.latest_start_at if waiting else None,
+        on_hold=waiting and workload.held_at is not None,
+        hold_reason=workload.held_reason if workload.held_at is not None else "",
+        moved_reason=workload.moved_reason if workload.moved_at is not None else "",
+        node=workload.node,
+        admitted_at=workload.admitted_at,
+        ready_at=workload.ready_at,
+        ends_at=ends_at(workload, state.at) if workload.state is State.RUNNING else None,
+        notice_at=workload.notice_at,
+        notice_detail=workload.notice_detail,
+        ended_at=workload.ended_at,
+        end_reason=workload.end_reason,
+        end_detail=workload.end_detail,
+    )
+
+
+def waiting_rows(state: PoolState) -> list[tuple[int | None, Workload]]:
+    """Everybody who waits with their place: the queue, then those on hold."""
+    placed: list[tuple[int | None, Workload]] = [
+        (found.place, found.workload) for found in state.queue
+    ]
+    held = [
+        workload
+        for workload in state.servers.values()
+        if workload.state is State.QUEUED and state.place_of(workload.id) is None
+    ]
+    held.sort(key=lambda workload: (workload.due_at, workload.sequence))
+    return placed + [(None, workload) for workload in held]
+
+
+def queue_row_view(
+    place: int | None, workload: Workload, state: PoolState, viewer: Viewer
+) -> QueueRowView:
+    """One row of the queue: others' only as size, due and state."""
+    return QueueRowView(
+        place=place,
+        size=size_view(workload),
+        due_at=workload.due_at,
+        state="waiting" if place is not None else "on hold",
+        mine=viewer.owns(workload.user),
+        workload=workload_view(workload, state) if viewer.may_see(workload.user) else None,
+    )
+
+
+def node_view(row: NodeRow) -> NodeView:
+    """A node."""
+    return NodeView(
+        name=row.name,
+        drained=row.drained,
+        drained_by=row.drained_by,
+        drained_reason=row.drained_reason,
+    )
+
+
+def accelerator_view(row: AcceleratorRow) -> AcceleratorView:
+    """A GPU."""
+    return AcceleratorView(
+        uuid=row.uuid,
+        node=row.node,
+        index=row.index,
+        model=row.model,
+        health=row.health.value,
+        drained=row.drained,
+        drained_by=row.drained_by,
+        drained_reason=row.drained_reason,
+    )
