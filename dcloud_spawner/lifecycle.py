@@ -11,6 +11,8 @@ All functions block; on an event loop call them in a thread.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -19,9 +21,10 @@ from dcloud_spawner.engines.base import ContainerFacts
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, InvalidChoice
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.queueing import count_use, due
+from dcloud_spawner.reservations import reservation_for
 from dcloud_spawner.scheduler.admission import gib_at_most, impossible
-from dcloud_spawner.scheduler.placement import FreeNode
-from dcloud_spawner.scheduler.plan import free_now
+from dcloud_spawner.scheduler.free import FreeNode, free_now
 from dcloud_spawner.scheduler.schedule import take_snapshot
 from dcloud_spawner.scheduler.snapshot import Request
 from dcloud_spawner.store import events, homes, leases, workloads
@@ -41,11 +44,19 @@ LAUNCH_CALLS = 6
 
 
 def submit(
-    platform: Platform, user: str, server_name: str, choice: Choice, image: str, actor: Actor
+    platform: Platform,
+    user: str,
+    server_name: str,
+    choice: Choice,
+    image: str,
+    actor: Actor,
+    *,
+    groups: Collection[str] = (),
 ) -> Workload:
     """Put a valid choice into the queue, or refuse it for ever.
 
-    Raises InvalidChoice when no node could ever hold it, Conflict when this server already
+    ``groups`` are the user's, as they are now: they decide the tier, the weight, and which
+    advance reservation it may draw on. When it is due is decided here, once. Raises InvalidChoice when no node could ever hold it, Conflict when this server already
     has a workload that has not ended. Nothing is written then.
     """
     now = utc_now()
@@ -69,6 +80,22 @@ def submit(
             raise Conflict(
                 "This server already runs or waits.", hint="Stop it or leave the queue first."
             )
+        when = due(
+            connection,
+            platform,
+            user,
+            groups,
+            gpus=new.gpus,
+            limit_seconds=new.limit_seconds,
+            now=now,
+        )
+        new = replace(
+            new,
+            tier=when.tier,
+            slack_seconds=when.slack_seconds,
+            fair_seconds=when.fair_seconds,
+            reservation=reservation_for(connection, new, groups, now),
+        )
         workload = workloads.insert(connection, new, now)
         events.note(
             connection,
@@ -95,7 +122,7 @@ def _refuse_impossible(
         new.memory_bytes,
         new.cpu_millicores,
         new.limit_seconds,
-        now,
+        now.timestamp(),
     )
     refused = impossible(wish, snapshot.nodes, snapshot.accelerators)
     if refused is not None:
@@ -240,6 +267,7 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
         ):
             return False
         count = leases.close_leases(connection, identifier, now)
+        count_use(connection, platform, workloads.get(connection, identifier), now)
         events.note(
             connection,
             SPAWNER,

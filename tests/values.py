@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from dcloud_spawner.scheduler.snapshot import Accelerator, Holding, Node, Request, Snapshot
+from dcloud_spawner.scheduler.snapshot import NEVER, Accelerator, Holding, Node, Request, Snapshot
 
 GIB = 2**30
-AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC).timestamp()
 MODELS = ("A100", "H100")
 
 
-def minutes(count: float) -> timedelta:
-    """That many minutes."""
-    return timedelta(minutes=count)
+def minutes(count: float) -> float:
+    """That many minutes in seconds."""
+    return 60.0 * count
 
 
 def gpus(node: str, count: int, model: str = "A100", *, first: int = 0) -> list[Accelerator]:
@@ -67,7 +67,7 @@ def holding(
     ends_in_minutes: float | None = 60,
 ) -> Holding:
     """A workload that holds something until its limit."""
-    ends_at = None if ends_in_minutes is None else AT + minutes(ends_in_minutes)
+    ends_at = NEVER if ends_in_minutes is None else AT + minutes(ends_in_minutes)
     return Holding(
         name, f"user-{name}", node, tuple(accelerators), int(gib * GIB), int(cores * 1000), ends_at
     )

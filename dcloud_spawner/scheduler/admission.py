@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dcloud_spawner.scheduler.placement import FreeNode, candidates, empty_pool, place
+from dcloud_spawner.scheduler.free import FreeNode, fits, free_now
 from dcloud_spawner.scheduler.snapshot import Accelerator, Node, Request, Snapshot
 
 GIB = 2**30
@@ -29,19 +28,18 @@ def impossible(
 
     Looks at what exists, not at what is free, drained or healthy now: those change.
     """
-    everything = {
-        name: Node(name, node.cpu_millicores, node.memory_bytes) for name, node in nodes.items()
-    }
-    pool = empty_pool(
-        everything,
-        {
-            uuid: Accelerator(uuid, found.node, found.index, found.model)
-            for uuid, found in accelerators.items()
-        },
+    pool = free_now(
+        Snapshot(
+            at=0.0,
+            nodes={name: replace(node, drained=False) for name, node in nodes.items()},
+            accelerators={
+                uuid: replace(found, offered=True) for uuid, found in accelerators.items()
+            },
+            holdings=(),
+            queue=(),
+        )
     )
-    if not pool:
-        return None
-    if place(pool, request) is not None:
+    if not pool or fits(pool, request.shape):
         return None
     largest_memory = max(node.memory_bytes for node in pool.values())
     if request.memory_bytes > largest_memory:
@@ -63,18 +61,14 @@ def impossible(
 
 
 def _impossible_gpus(pool: Mapping[str, FreeNode], request: Request) -> Refused:
-    models = sorted({found.model for node in pool.values() for found in node.accelerators.values()})
+    models = sorted({model for node in pool.values() for model in node.counts})
     if request.gpu_model is not None and request.gpu_model not in models:
         return Refused(
             "gpu_model",
             f"There is no GPU of the model {request.gpu_model!r} here.",
             f"Models here: {', '.join(models)}." if models else "This pool has no GPUs.",
         )
-    most = max(
-        sum(found.model == model for found in node.accelerators.values())
-        for node in pool.values()
-        for model in ([request.gpu_model] if request.gpu_model else models or [""])
-    )
+    most = max(node.count(request.gpu_model) for node in pool.values())
     if not most:
         return Refused("gpus", "There is no GPU here.", "Choose 0 GPUs.")
     if request.gpus > most:
@@ -93,7 +87,7 @@ def _impossible_gpus(pool: Mapping[str, FreeNode], request: Request) -> Refused:
 
 def shortage(request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot) -> str:
     """What is short for a request, in words for its owner; empty when it would fit."""
-    return "" if place(free, request) is not None else _short_of(request, free, snapshot)
+    return "" if fits(free, request.shape) else _short_of(request, free, snapshot)
 
 
 def waiting_reasons(short: str, ahead: int, ahead_gpus: int) -> tuple[str, ...]:
@@ -113,11 +107,14 @@ def _short_of(request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot
     if not free:
         return "No node is taking work: all are drained or none is known yet."
     if request.gpus:
-        groups = [
-            Counter(found.model for found in candidates(node, request)) for node in free.values()
-        ]
-        total = sum(group.total() for group in groups)
-        most = max(max(group.values(), default=0) for group in groups)
+        wanted = request.gpu_model
+        total = sum(
+            count
+            for node in free.values()
+            for model, count in node.counts.items()
+            if wanted in (None, model)
+        )
+        most = max(node.count(wanted) for node in free.values())
         model = f"{request.gpu_model} GPU" if request.gpu_model else "GPU"
         if total < request.gpus:
             asked = f"You asked for {_count(request.gpus, model)} and {_are_free(total)}."

@@ -1,109 +1,288 @@
-"""Which node and which accelerators. Packs: the node where the least stays free is taken."""
+"""Which node and which GPUs: where the least is fragmented.
+
+The measure is that of FGD (Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing
+Workloads with Fragmentation Gradient Descent", USENIX ATC 2023): the part of a node's free GPUs
+that a request drawn from the usual ones could not use there. A request goes where this grows
+least. Ties, and what the measure does not see, are decided by what stays free (least first), so
+that big holes stay whole; CPU-only work goes to nodes without GPUs where it can, and several
+GPUs come from one link domain where they can.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from dcloud_spawner.scheduler.snapshot import Accelerator, Node, Placement, Request
+import numpy as np
+from numpy.typing import NDArray
 
+from dcloud_spawner.scheduler.pool import Bools, Grant, Ints, Pool
+from dcloud_spawner.scheduler.snapshot import WHOLE, Shape
 
-@dataclass(slots=True)
-class FreeNode:
-    """What one node has free at some time; changed while a plan is made."""
+Floats = NDArray[np.float64]
 
-    name: str
-    cpu_millicores: int
-    memory_bytes: int
-    accelerators: dict[str, Accelerator] = field(default_factory=dict)
+USUAL: tuple[tuple[Shape, float], ...] = tuple(
+    (Shape(gpus, WHOLE, None, 0, 0, 1, frozenset()), weight)
+    for gpus, weight in ((1, 0.6), (2, 0.2), (4, 0.2))
+)
+"""What people ask for, and how often, until there is a history to go by."""
 
-    def copy(self) -> FreeNode:
-        """An independent copy."""
-        return FreeNode(self.name, self.cpu_millicores, self.memory_bytes, dict(self.accelerators))
-
-    def take(self, request: Request, accelerators: Iterable[str]) -> None:
-        """Hand out what a request takes."""
-        self.cpu_millicores -= request.cpu_millicores
-        self.memory_bytes -= request.memory_bytes
-        for uuid in accelerators:
-            del self.accelerators[uuid]
+LEFT_WEIGHT = 1e-4
+LINK_WEIGHT = 1e-2
+GPU_NODE_WEIGHT = 1e6
+SMALL = 16
+"""Up to so many rows the scores are looked up one by one."""
 
 
-def candidates(free: FreeNode, request: Request) -> list[Accelerator]:
-    """Free accelerators of this node that the request may have."""
-    return [
-        accelerator
-        for accelerator in free.accelerators.values()
-        if request.gpu_model is None or accelerator.model == request.gpu_model
-    ]
+class Usual:
+    """Usual requests with their frequencies, as arrays, and the fragmentation by them."""
+
+    def __init__(self, classes: Sequence[tuple[Shape, float]] = USUAL) -> None:
+        whole = sum(weight for _, weight in classes) or 1.0
+        self.weights: Floats = np.array([weight / whole for _, weight in classes], float)
+        self.gpus: Ints = np.array([shape.gpus for shape, _ in classes], np.int64)
+        self.memory: Ints = np.array([shape.memory_bytes for shape, _ in classes], np.int64)
+        self.cpu: Ints = np.array([shape.cpu_millicores for shape, _ in classes], np.int64)
+        self.shapes = tuple(shape for shape, _ in classes)
+        sizes, self.size_of = np.unique(
+            np.array([shape.milli for shape in self.shapes], np.int64), return_inverse=True
+        )
+        self.sizes: Ints = sizes
+        self._needs_memory = bool(self.memory.any() or self.cpu.any())
+
+    def fragmented(self, free: Ints, memory: Ints, cpu: Ints, allowed: Bools) -> Floats:
+        """Thousandths of GPUs that are fragments on each row: the mean over usual requests.
+
+        ``free`` is rows x GPUs; ``allowed`` rows x classes. For a request that cannot run on a
+        row, or asks for no GPU, all its free GPUs are fragments; else those too small for it.
+        """
+        total = free.sum(axis=1)
+        usable = free[:, :, None] >= self.sizes
+        kept = (free[:, :, None] * usable).sum(axis=1)[:, self.size_of]
+        runs = (usable.sum(axis=1)[:, self.size_of] >= self.gpus) & (self.gpus > 0) & allowed
+        if self._needs_memory:
+            runs &= (memory[:, None] >= self.memory) & (cpu[:, None] >= self.cpu)
+        return np.asarray(total - (np.where(runs, kept, 0) * self.weights).sum(axis=1))
 
 
-def place(free: Mapping[str, FreeNode], request: Request) -> Placement | None:
-    """The best placement now, or None. All accelerators come from one node and, when several,
-    are of one model; the fullest node that fits is taken, so that big holes stay whole."""
-    best = min(_options(free, request), key=lambda option: option.rank, default=None)
-    return best.placement(request.gpus) if best else None
+class _Scores:
+    """The score of one shape on every row, renewed where rows changed."""
+
+    __slots__ = ("read", "values")
+
+    def __init__(self, values: Floats, read: int) -> None:
+        self.values = values
+        self.read = read
 
 
-def placements(free: Mapping[str, FreeNode], request: Request) -> list[Placement]:
-    """Every placement that makes a difference to others, the best first: one for each node and
-    model. Which accelerators of one model it takes decides for nobody whether they fit."""
-    options = sorted(_options(free, request), key=lambda option: option.rank)
-    return [option.placement(request.gpus) for option in options]
+class Placer:
+    """Finds the best rows of one pool. It remembers scores, and reads on in the pool's changes."""
+
+    def __init__(
+        self, pool: Pool, usual: Usual | None = None, *, link_domains: bool = True
+    ) -> None:
+        self.pool = pool
+        self.usual = usual or Usual()
+        self._link_domains = link_domains and any(
+            link for group in pool.layout.groups for link in group.links
+        )
+        self._scores: dict[Shape, _Scores] = {}
+        self._known: dict[tuple[object, ...], float] = {}
+        self._allowed: Bools = np.array(
+            [pool.layout.allowed(shape) for shape in self.usual.shapes], bool
+        ).T.reshape(len(pool.layout.groups), len(self.usual.shapes))
+        kinds: dict[tuple[object, ...], int] = {}
+        self._kinds = [
+            kinds.setdefault(self._kind(row), len(kinds)) for row in range(len(self._allowed))
+        ]
+
+    def _kind(self, row: int) -> tuple[object, ...]:
+        """Everything about a row that never changes and that a score depends on."""
+        layout = self.pool.layout
+        group = layout.groups[row]
+        return (
+            group.model,
+            group.shared,
+            layout.nodes[group.node].labels,
+            group.links if self._link_domains else (),
+            int(layout.memory[row]),
+            int(layout.cpu[row]),
+            len(group.gpus),
+        )
+
+    def place(self, shape: Shape, among: Bools | None = None) -> tuple[Grant, ...] | None:
+        """The best place for a shape now, one grant for each part, or None."""
+        if len(self.pool.full) == 1 and shape.parts == 1:
+            fits = self.pool.fits(shape)
+            return (self._grant(0, shape),) if fits[0] and (among is None or among[0]) else None
+        scores = self._score(shape)
+        if among is not None:
+            scores = np.where(among, scores, np.inf)
+        if shape.parts == 1:
+            best = int(scores.argmin()) if scores.size else -1
+            if best < 0 or scores[best] == np.inf:
+                return None
+            return (self._grant(best, shape),)
+        best_rows: list[int] = []
+        nodes: set[int] = set()
+        groups = self.pool.layout.groups
+        for row in np.argsort(scores, kind="stable"):
+            if len(best_rows) == shape.parts or scores[row] == np.inf:
+                break
+            if groups[row].node not in nodes:
+                nodes.add(groups[row].node)
+                best_rows.append(int(row))
+        if len(best_rows) < shape.parts:
+            return None
+        return tuple(self._grant(row, shape) for row in best_rows)
+
+    def _score(self, shape: Shape) -> Floats:
+        """Scores of a shape, lower is better, infinite where it does not fit."""
+        changes = self.pool.changes
+        found = self._scores.get(shape)
+        if found is None:
+            found = _Scores(np.empty(len(self.pool.full)), len(changes))
+            found.values[:] = self._fresh(shape, np.arange(len(self.pool.full)))
+            self._scores[shape] = found
+        elif found.read < len(changes):
+            rows = np.array(sorted(set(changes[found.read :])), np.int64)
+            found.values[rows] = self._fresh(shape, rows)
+            found.read = len(changes)
+        return found.values
+
+    def _fresh(self, shape: Shape, rows: Ints) -> Floats:
+        if len(rows) <= SMALL:
+            return np.array([self._remembered(shape, int(row)) for row in rows])
+        return self._computed(shape, rows)
+
+    def _remembered(self, shape: Shape, row: int) -> float:
+        """The score of one row: rows in like states have the like score."""
+        pool = self.pool
+        key = (
+            shape,
+            self._kinds[row],
+            pool.free[row].tobytes(),
+            int(pool.memory[row]),
+            int(pool.cpu[row]),
+        )
+        score = self._known.get(key)
+        if score is None:
+            if len(self._known) > 200_000:
+                self._known.clear()
+            score = float(self._computed(shape, np.array([row], np.int64))[0])
+            self._known[key] = score
+        return score
+
+    def _computed(self, shape: Shape, rows: Ints) -> Floats:
+        pool = self.pool
+        free, memory, cpu = pool.free[rows], pool.memory[rows], pool.cpu[rows]
+        allowed = self._allowed[rows]
+        fits = (
+            pool.layout.allowed(shape)[rows]
+            & (memory >= shape.memory_bytes)
+            & (cpu >= shape.cpu_millicores)
+        )
+        if shape.gpus and shape.milli == WHOLE:
+            fits &= (free == WHOLE).sum(axis=1) >= shape.gpus
+        elif shape.gpus:
+            fits &= (free >= shape.milli).any(axis=1)
+        scores = np.full(len(rows), np.inf)
+        if not fits.any():
+            return scores
+        free, memory, cpu, allowed = free[fits], memory[fits], cpu[fits], allowed[fits]
+        left_memory, left_cpu = memory - shape.memory_bytes, cpu - shape.cpu_millicores
+        before = self.usual.fragmented(free, memory, cpu, allowed)
+        if shape.gpus == 0 or shape.milli == WHOLE:
+            after_free = _without(free, shape.gpus)
+            after = self.usual.fragmented(after_free, left_memory, left_cpu, allowed)
+        else:
+            after = self._least_after_share(shape, free, left_memory, left_cpu, allowed)
+            after_free = free
+        score = (after - before) / WHOLE + LEFT_WEIGHT * (
+            after_free.sum(axis=1) / WHOLE
+            + left_memory / (1 + pool.layout.memory[rows][fits])
+            + left_cpu / (1 + pool.layout.cpu[rows][fits]) / 16
+        )
+        if shape.gpus == 0:
+            score += GPU_NODE_WEIGHT * (pool.layout.gpu_count[rows][fits] > 0)
+        elif self._link_domains and shape.gpus > 1:
+            score += LINK_WEIGHT * np.array(
+                [not self._in_one_domain(int(row), shape.gpus) for row in rows[fits]]
+            )
+        scores[fits] = score
+        return scores
+
+    def _least_after_share(
+        self, shape: Shape, free: Ints, memory: Ints, cpu: Ints, allowed: Bools
+    ) -> Floats:
+        """Fragmentation after a share was taken of the GPU where that leaves least."""
+        return np.asarray(self._after_share(shape, free, memory, cpu, allowed).min(axis=1))
+
+    def _after_share(
+        self, shape: Shape, free: Ints, memory: Ints, cpu: Ints, allowed: Bools
+    ) -> Floats:
+        rows, width = free.shape
+        each = np.repeat(free, width, axis=0).reshape(rows, width, width)
+        diagonal = np.arange(width)
+        each[:, diagonal, diagonal] -= shape.milli
+        possible = free >= shape.milli
+        after: Ints = np.maximum(each, 0).reshape(rows * width, width)
+        result = self.usual.fragmented(
+            after,
+            np.repeat(memory, width),
+            np.repeat(cpu, width),
+            np.repeat(allowed, width, axis=0),
+        ).reshape(rows, width)
+        return np.where(possible, result, np.inf)
+
+    def _grant(self, row: int, shape: Shape) -> Grant:
+        return Grant(
+            row, self._gpus(row, shape), shape.milli, shape.memory_bytes, shape.cpu_millicores
+        )
+
+    def _gpus(self, row: int, shape: Shape) -> tuple[int, ...]:
+        if shape.gpus == 0:
+            return ()
+        pool = self.pool
+        if shape.milli < WHOLE:
+            rows = np.array([row], np.int64)
+            after = self._after_share(
+                shape,
+                pool.free[rows],
+                pool.memory[rows] - shape.memory_bytes,
+                pool.cpu[rows] - shape.cpu_millicores,
+                self._allowed[rows],
+            )[0]
+            # Of GPUs that are alike by the measure, the fullest that holds it.
+            return (int(np.lexsort((pool.free[row], after))[0]),)
+        full = np.flatnonzero(pool.free[row] == WHOLE)
+        if shape.gpus == 1 or len(full) == shape.gpus:
+            return tuple(full[: shape.gpus].tolist())
+        return self._near(row, full.tolist(), shape.gpus)
+
+    def _near(self, row: int, full: list[int], count: int) -> tuple[int, ...]:
+        """GPUs of one link domain, of the smallest that has enough free; else the run of
+        neighbours with the smallest spread, for neighbours share a link on the boards we know."""
+        links = self.pool.layout.groups[row].links
+        domains: dict[str, list[int]] = {}
+        for gpu in full:
+            if links and links[gpu]:
+                domains.setdefault(links[gpu], []).append(gpu)
+        enough = [gpus for gpus in domains.values() if len(gpus) >= count]
+        if enough:
+            full = min(enough, key=lambda gpus: (len(gpus), gpus[0]))
+        ends = np.array(full)
+        start = int((ends[count - 1 :] - ends[: len(ends) - count + 1]).argmin())
+        return tuple(full[start : start + count])
+
+    def _in_one_domain(self, row: int, count: int) -> bool:
+        links = self.pool.layout.groups[row].links
+        free = [links[gpu] for gpu in np.flatnonzero(self.pool.free[row] == WHOLE) if links[gpu]]
+        return any(free.count(link) >= count for link in set(free))
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
-    rank: tuple[int, int, int, str, int, str]
-    node: str
-    group: list[Accelerator]
-    """Free accelerators of one model, at least as many as asked for."""
-
-    def placement(self, count: int) -> Placement:
-        if count == 0:
-            return Placement(self.node, ())
-        # Instances of one MIG GPU share an index: the UUID makes the order certain.
-        group = sorted(self.group, key=lambda found: (found.index, found.uuid))
-        return Placement(self.node, tuple(found.uuid for found in _most_adjacent(group, count)))
-
-
-def _options(free: Mapping[str, FreeNode], request: Request) -> Iterator[_Option]:
-    for node in free.values():
-        if node.cpu_millicores < request.cpu_millicores or node.memory_bytes < request.memory_bytes:
-            continue
-        left = len(node.accelerators) - request.gpus
-        for model, group in _groups(candidates(node, request), request.gpus).items():
-            rank = (left, node.memory_bytes, node.cpu_millicores, node.name, len(group), model)
-            yield _Option(rank, node.name, group)
-
-
-def _groups(free: list[Accelerator], count: int) -> dict[str, list[Accelerator]]:
-    """Free accelerators by model, where one model has enough of them."""
+def _without(free: Ints, count: int) -> Ints:
+    """The free thousandths after the first ``count`` wholly free GPUs of each row went."""
     if count == 0:
-        return {"": []}
-    by_model: dict[str, list[Accelerator]] = {}
-    for accelerator in free:
-        by_model.setdefault(accelerator.model, []).append(accelerator)
-    return {model: group for model, group in by_model.items() if len(group) >= count}
-
-
-def _most_adjacent(group: list[Accelerator], count: int) -> list[Accelerator]:
-    """The run of neighbouring indices with the smallest spread: neighbours share a link on the
-    boards we know, and the rest stays in one piece."""
-    runs = (group[start : start + count] for start in range(len(group) - count + 1))
-    return min(runs, key=lambda run: (run[-1].index - run[0].index, run[0].index))
-
-
-def empty_pool(
-    nodes: Mapping[str, Node], accelerators: Mapping[str, Accelerator]
-) -> dict[str, FreeNode]:
-    """Every node with everything it has that may be offered at all."""
-    free = {
-        node.name: FreeNode(node.name, node.cpu_millicores, node.memory_bytes)
-        for node in nodes.values()
-        if not node.drained
-    }
-    for accelerator in accelerators.values():
-        if accelerator.offered and accelerator.node in free:
-            free[accelerator.node].accelerators[accelerator.uuid] = accelerator
-    return free
+        return free
+    whole = free == WHOLE
+    return np.where(whole & (whole.cumsum(axis=1) <= count), 0, free)

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from dcloud_spawner.engines.base import Health
+from dcloud_spawner.scheduler.admission import shortage
+from dcloud_spawner.scheduler.free import free_now
+from dcloud_spawner.scheduler.names import PoolNames
+from dcloud_spawner.scheduler.occupancy import occupancy_of
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.plan import Plan, make_plan
-from dcloud_spawner.scheduler.snapshot import Accelerator, Holding, Node, Request, Snapshot
+from dcloud_spawner.scheduler.snapshot import (
+    NEVER,
+    Accelerator,
+    Holding,
+    Node,
+    Request,
+    Shape,
+    Snapshot,
+)
 from dcloud_spawner.store import events, leases, nodes, workloads
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor
@@ -48,10 +60,12 @@ def schedule(
         candidates = snapshot.queue
         # 3. order
         queue = ordered(candidates)
-        # 4. plan: starts, one reservation, reasons and latest starts
-        plan = make_plan(snapshot, queue)
+        # 4. plan: who starts, and where
+        names = PoolNames(snapshot.nodes, snapshot.accelerators.values())
+        occupancy = occupancy_of(snapshot, names)
+        plan = make_plan(occupancy, queue, snapshot.at, snapshot.reservations)
         # 5. commit: leases, states and reasons in this one transaction
-        commit(connection, plan, now)
+        commit(connection, snapshot, plan, names, now)
     # 6. after commit: notify
     notify([start.request.id for start in plan.starts])
     return plan
@@ -71,7 +85,7 @@ def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> 
     for accelerator, workload in holders.items():
         held.setdefault(workload, []).append(accelerator)
     return Snapshot(
-        at=now,
+        at=now.timestamp(),
         nodes={row.name: _node(row, capacity, closed=row.name in closed) for row in rows},
         accelerators={
             row.uuid: Accelerator(
@@ -111,7 +125,11 @@ def as_request(workload: Workload) -> Request:
         workload.memory_bytes,
         workload.cpu_millicores,
         workload.limit_seconds,
-        workload.submitted_at,
+        workload.submitted_at.timestamp(),
+        workload.due_at.timestamp(),
+        workload.tier,
+        held=workload.held_at is not None,
+        moved_at=workload.moved_at.timestamp() if workload.moved_at else None,
     )
 
 
@@ -125,6 +143,7 @@ def ends_at(workload: Workload, now: datetime) -> datetime | None:
 
 def _holding(workload: Workload, accelerators: tuple[str, ...], now: datetime) -> Holding:
     assert workload.node is not None, f"{workload.id} holds resources of no node"
+    end = ends_at(workload, now)
     return Holding(
         workload.id,
         workload.user,
@@ -132,17 +151,23 @@ def _holding(workload: Workload, accelerators: tuple[str, ...], now: datetime) -
         accelerators,
         workload.memory_bytes,
         workload.cpu_millicores,
-        ends_at(workload, now),
+        end.timestamp() if end else NEVER,
+        workload.tier,
+        workload.reservation or "",
+        workload.admitted_at.timestamp() if workload.admitted_at else 0.0,
     )
 
 
-def commit(connection: Connection, plan: Plan, now: datetime) -> None:
+def commit(
+    connection: Connection, snapshot: Snapshot, plan: Plan, names: PoolNames, now: datetime
+) -> None:
     """Write a plan: leases and states of those who start, reasons of those who wait."""
+    started: list[Holding] = []
     for start in plan.starts:
-        request, placement = start.request, start.placement
+        placement = names.placement(start.grants[0])
         moved = workloads.transition(
             connection,
-            request.id,
+            start.request.id,
             State.ADMITTED,
             come_from=(State.QUEUED,),
             node=placement.node,
@@ -151,23 +176,31 @@ def commit(connection: Connection, plan: Plan, now: datetime) -> None:
             latest_start_at=None,
         )
         assert moved, "the queue cannot change inside a serialised transaction"
-        leases.open_leases(connection, request.id, placement.accelerators, now)
+        leases.open_leases(connection, start.request.id, placement.accelerators, now)
         events.note(
             connection,
             SCHEDULER,
             "workload.admit",
-            request.id,
+            start.request.id,
             at=now,
             detail={"node": placement.node, "accelerators": list(placement.accelerators)},
         )
-    before = {workload.id: workload for workload in workloads.queued(connection)}
-    for waiting in plan.waiting:
-        row = before[waiting.request.id]
-        new = (list(waiting.reasons), waiting.latest_start_at)
-        if new != (list(row.reasons), row.latest_start_at):
-            workloads.set_values(
-                connection,
-                row.id,
-                reasons=list(waiting.reasons),
-                latest_start_at=waiting.latest_start_at,
+        started.append(
+            Holding(
+                start.request.id,
+                start.request.user,
+                placement.node,
+                placement.accelerators,
+                start.request.memory_bytes,
+                start.request.cpu_millicores,
             )
+        )
+    free = free_now(replace(snapshot, holdings=(*snapshot.holdings, *started)))
+    short: dict[Shape, str] = {}
+    before = {workload.id: workload for workload in workloads.queued(connection)}
+    for request in plan.kept:
+        if request.shape not in short:
+            short[request.shape] = shortage(request, free, snapshot)
+        reasons = [short[request.shape]] if short[request.shape] else []
+        if reasons != list(before[request.id].reasons):
+            workloads.set_values(connection, request.id, reasons=reasons)

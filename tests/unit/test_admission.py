@@ -15,7 +15,7 @@ from dcloud_spawner.scheduler.admission import (
     shortage,
     waiting_reasons,
 )
-from dcloud_spawner.scheduler.plan import free_now
+from dcloud_spawner.scheduler.free import free_now
 from dcloud_spawner.scheduler.snapshot import Accelerator, Holding, Node, Request, Snapshot
 from tests.values import GIB, fits, gpus, holding, pools, request, requests, snapshot
 

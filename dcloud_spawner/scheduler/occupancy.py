@@ -1,0 +1,75 @@
+"""Who holds what of a pool, and until when at the latest."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dcloud_spawner.scheduler.names import PoolNames
+from dcloud_spawner.scheduler.placement import Placer, Usual
+from dcloud_spawner.scheduler.pool import Grant, Pool
+from dcloud_spawner.scheduler.snapshot import Snapshot
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """Something that holds grants until a time, as far as its limit tells."""
+
+    id: str
+    ends_at: float
+    grants: tuple[Grant, ...]
+    user: str = ""
+    tier: str = ""
+    reservation: str = ""
+    started_at: float = 0.0
+
+
+def _end(running: Running) -> float:
+    return running.ends_at
+
+
+class Occupancy:
+    """A pool with what runs on it, in the order of their ends."""
+
+    def __init__(self, pool: Pool, usual: Usual | None = None) -> None:
+        self.pool = pool
+        self.placer = Placer(pool, usual)
+        self.running: list[Running] = []
+
+    def begin(self, running: Running) -> None:
+        """Something takes its grants."""
+        for grant in running.grants:
+            self.pool.take(grant)
+        insort(self.running, running, key=_end)
+
+    def end(self, running: Running) -> None:
+        """Something gives its grants back."""
+        for grant in running.grants:
+            self.pool.give(grant)
+        index = bisect_left(self.running, running.ends_at, key=_end)
+        while self.running[index] is not running:
+            index += 1
+        del self.running[index]
+
+
+def occupancy_of(snapshot: Snapshot, names: PoolNames, usual: Usual | None = None) -> Occupancy:
+    """What a snapshot shows as held."""
+    occupancy = Occupancy(Pool(names.layout), usual)
+    held: Sequence[Running] = [
+        Running(
+            holding.id,
+            holding.ends_at,
+            names.grants(holding),
+            holding.user,
+            holding.tier,
+            holding.reservation,
+            holding.started_at,
+        )
+        for holding in snapshot.holdings
+    ]
+    for running in held:
+        for grant in running.grants:
+            occupancy.pool.take(grant)
+    occupancy.running = sorted(held, key=_end)
+    return occupancy
