@@ -56,8 +56,10 @@ def submit(
     """Put a valid choice into the queue, or refuse it for ever.
 
     ``groups`` are the user's, as they are now: they decide the tier, the weight, and which
-    advance reservation it may draw on. When it is due is decided here, once. Raises InvalidChoice when no node could ever hold it, Conflict when this server already
-    has a workload that has not ended. Nothing is written then.
+    advance reservation it may draw on. When it is due is decided here, once.
+
+    Raises InvalidChoice when no node could ever hold it, Conflict when this server already has a
+    workload that has not ended. Nothing is written then.
     """
     now = utc_now()
     new = NewWorkload(

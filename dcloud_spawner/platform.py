@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import ParamSpec, TypeVar
 
 from dcloud_spawner.engines.base import Engine
 from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.profiles import ProfileBook
+from dcloud_spawner.scheduler.order import Policy
 from dcloud_spawner.scheduler.plan import Plan
 from dcloud_spawner.scheduler.schedule import GIB, Capacity, schedule
 from dcloud_spawner.settings import Settings
@@ -49,6 +50,12 @@ class Platform:
             reserve_memory_bytes=int(settings.reserve_memory_gib * GIB),
             cpu_overcommit=settings.cpu_overcommit,
         )
+        self.policy = Policy(
+            slack_cap_seconds=settings.slack_cap_hours * 3600,
+            slack_gpus=settings.slack_gpus,
+            fair_cap_seconds=settings.fair_cap_hours * 3600,
+            tiers=settings.tiers,
+        )
         self.on_admitted: list[Callable[[Sequence[str]], None]] = []
         """Called after a pass of this process, from its thread, with the admitted ids."""
         self._database_threads = ThreadPoolExecutor(4, "database")
@@ -69,7 +76,13 @@ class Platform:
 
     def run_pass(self) -> Plan:
         """One scheduling pass now. Blocks."""
-        return schedule(self.database, self.capacity, utc_now(), self._notify)
+        return schedule(
+            self.database,
+            self.capacity,
+            utc_now(),
+            self._notify,
+            unused_after=timedelta(minutes=self.settings.reservation_unused_minutes),
+        )
 
     def _notify(self, admitted: Sequence[str]) -> None:
         if admitted:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -116,6 +116,35 @@ class Settings(BaseSettings):
         "0 means measured and shown only.",
     )
 
+    slack_cap_hours: float = Field(
+        24.0, ge=0, description="The most that a request is due later because of its size."
+    )
+    slack_gpus: float = Field(
+        8.0, gt=0, description="Size is asked hours x GPUs / this: the slack of a request in hours."
+    )
+    fair_cap_hours: float = Field(
+        24.0,
+        ge=0,
+        description="The most that a request is due later because its user had much lately.",
+    )
+    share_half_life_days: float = Field(
+        7.0, gt=0, description="After so many days, what somebody had counts half."
+    )
+    tiers: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: {"gold": 0.25, "silver": 0.5, "bronze": 1.0},
+        description="Factor of the slack by tier; bronze is everybody's.",
+    )
+    tier_groups: dict[str, str] = Field(
+        default_factory=dict, description="Tier by group; somebody in several has the best."
+    )
+    group_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Weight of a fair share by group, 1 otherwise; the largest of one's groups.",
+    )
+    reservation_unused_minutes: float = Field(
+        15.0, gt=0, description="How long a reservation waits for the first of its people."
+    )
+
     schedule_seconds: float = Field(5.0, gt=0, description="Timer of the scheduling pass.")
     reconcile_seconds: float = Field(
         30.0, gt=0, description="Period of the comparison of containers with rows."
@@ -147,6 +176,15 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Level of the logs."
     )
+
+    @model_validator(mode="after")
+    def _tiers_of_groups_exist(self) -> Self:
+        for group, tier in self.tier_groups.items():
+            if tier not in self.tiers:
+                raise ValueError(
+                    f"tier_groups: {group} has the tier {tier!r}; there are {', '.join(self.tiers)}"
+                )
+        return self
 
     @classmethod
     def settings_customise_sources(

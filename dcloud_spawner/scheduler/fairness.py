@@ -37,18 +37,16 @@ class Amount:
 
 def faded(amount: Amount, seconds: float, half_life_seconds: float) -> Amount:
     """What an amount still counts some seconds later; a clock that was set back changes nothing."""
-    return amount * 2.0 ** (-max(0.0, seconds) / half_life_seconds)
+    return amount * math.exp2(-max(0.0, seconds) / half_life_seconds)
 
 
-def held(
-    rate: Amount, since: float, until: float, at: float, half_life_seconds: float
-) -> Amount:
+def held(rate: Amount, since: float, until: float, at: float, half_life_seconds: float) -> Amount:
     """What a rate that was held between two times counts at a time not before them (all in
     seconds); the formula of this module."""
     if until <= since:
         return Amount()
-    late = 2.0 ** (-max(0.0, at - until) / half_life_seconds)
-    early = 2.0 ** (-max(0.0, at - since) / half_life_seconds)
+    late = math.exp2(-max(0.0, at - until) / half_life_seconds)
+    early = math.exp2(-max(0.0, at - since) / half_life_seconds)
     return rate * (window_seconds(half_life_seconds) * (late - early))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -15,21 +15,24 @@ from dcloud_spawner.scheduler.free import free_now
 from dcloud_spawner.scheduler.names import PoolNames
 from dcloud_spawner.scheduler.occupancy import occupancy_of
 from dcloud_spawner.scheduler.order import ordered
-from dcloud_spawner.scheduler.plan import Plan, make_plan
+from dcloud_spawner.scheduler.plan import Plan, Start, make_plan
 from dcloud_spawner.scheduler.snapshot import (
     NEVER,
     Accelerator,
     Holding,
     Node,
+    Placement,
     Request,
+    Reservation,
     Shape,
     Snapshot,
 )
-from dcloud_spawner.store import events, leases, nodes, workloads
+from dcloud_spawner.store import events, leases, nodes, reservations, workloads
 from dcloud_spawner.store.database import Database
-from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.events import Actor, Line
+from dcloud_spawner.store.reservations import Reservation as ReservationRow
 from dcloud_spawner.store.schema import State
-from dcloud_spawner.store.workloads import Workload
+from dcloud_spawner.store.workloads import Admission, Workload
 
 GIB = 2**30
 
@@ -51,10 +54,16 @@ def schedule(
     capacity: Capacity,
     now: datetime,
     notify: Callable[[Sequence[str]], None] = lambda admitted: None,
+    *,
+    unused_after: timedelta = timedelta(minutes=15),
 ) -> Plan:
-    """Run a pass and return its plan. Raises only if the database does; then nothing changed."""
+    """Run a pass and return its plan. Raises only if the database does; then nothing changed.
+
+    ``unused_after`` is how long an advance reservation waits for the first of its people.
+    """
     with database.transaction() as connection:
-        # 1. snapshot: nodes, accelerators, open leases, queue
+        # 1. snapshot: nodes, accelerators, open leases, reservations, queue
+        turn_reservations(connection, now, unused_after)
         snapshot = take_snapshot(connection, capacity, now)
         # 2. verdicts: quotas and budgets of the ledger join here; today nobody is held back
         candidates = snapshot.queue
@@ -78,6 +87,7 @@ def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> 
     lists every node on which it can start something.
     """
     rows = nodes.all_nodes(connection)
+    queued = workloads.queued(connection)
     newest = max((row.seen_at for row in rows), default=now)
     closed = {row.name for row in rows if row.drained or row.seen_at < newest}
     holders = leases.holders(connection)
@@ -93,7 +103,8 @@ def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> 
                 row.node,
                 row.index,
                 row.model,
-                offered=row.health is Health.OK and row.node not in closed,
+                offered=row.health is Health.OK and not row.drained and row.node not in closed,
+                link_domain=row.link_domain,
             )
             for row in nodes.all_accelerators(connection)
         },
@@ -101,7 +112,36 @@ def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> 
             _holding(workload, tuple(held.get(workload.id, ())), now)
             for workload in workloads.holding(connection)
         ),
-        queue=tuple(as_request(workload) for workload in workloads.queued(connection)),
+        queue=tuple(as_request(workload) for workload in queued),
+        reservations=tuple(
+            _reservation(found, queued) for found in reservations.open_reservations(connection)
+        ),
+    )
+
+
+def turn_reservations(connection: Connection, now: datetime, unused_after: timedelta) -> None:
+    """Begin, end and expire advance reservations as the clock says."""
+    known = reservations.open_reservations(connection)
+    for change in reservations.due_changes(known, now, unused_after):
+        reservations.change(connection, change.id, change.to, change.detail)
+        detail = {"detail": change.detail} if change.detail else {}
+        action = f"reservation.{change.to.value}"
+        events.note(connection, SCHEDULER, action, change.id, at=now, detail=detail)
+
+
+def _reservation(found: ReservationRow, queued: Sequence[Workload]) -> Reservation:
+    """A reservation as the policies see it. Who is in its groups is known once they wait: their
+    groups were looked up when they asked."""
+    members = {workload.user for workload in queued if workload.reservation == found.id}
+    return Reservation(
+        found.id,
+        found.starts_at.timestamp(),
+        found.ends_at.timestamp(),
+        found.gpus,
+        found.gpu_model,
+        found.memory_bytes,
+        found.cpu_millicores,
+        frozenset(members.union(found.users)),
     )
 
 
@@ -111,6 +151,7 @@ def _node(row: nodes.NodeRow, capacity: Capacity, *, closed: bool) -> Node:
         int(row.cpu_millicores * capacity.cpu_overcommit),
         max(0, row.memory_bytes - capacity.reserve_memory_bytes),
         drained=closed,
+        labels=frozenset(f"{key}={value}" for key, value in row.labels.items()),
     )
 
 
@@ -134,11 +175,15 @@ def as_request(workload: Workload) -> Request:
 
 
 def ends_at(workload: Workload, now: datetime) -> datetime | None:
-    """The latest time at which a workload's own limit ends it; counts from readiness."""
+    """The latest time at which a workload's own limit ends it, which counts from readiness, or at
+    which it was told that it will be stopped."""
     if workload.state is State.STOPPING:
         return now
     since = workload.ready_at or workload.starting_at or workload.admitted_at
-    return since + timedelta(seconds=workload.limit_seconds) if since else None
+    if since is None:
+        return None
+    end = since + timedelta(seconds=workload.limit_seconds)
+    return end if workload.notice_at is None else min(end, workload.notice_at)
 
 
 def _holding(workload: Workload, accelerators: tuple[str, ...], now: datetime) -> Holding:
@@ -162,39 +207,19 @@ def commit(
     connection: Connection, snapshot: Snapshot, plan: Plan, names: PoolNames, now: datetime
 ) -> None:
     """Write a plan: leases and states of those who start, reasons of those who wait."""
-    started: list[Holding] = []
-    for start in plan.starts:
-        placement = names.placement(start.grants[0])
-        moved = workloads.transition(
-            connection,
+    begun = [(start, names.placement(start.grants[0])) for start in plan.starts]
+    _admit(connection, snapshot, begun, now)
+    started = [
+        Holding(
             start.request.id,
-            State.ADMITTED,
-            come_from=(State.QUEUED,),
-            node=placement.node,
-            admitted_at=now,
-            reasons=[],
-            latest_start_at=None,
+            start.request.user,
+            placement.node,
+            placement.accelerators,
+            start.request.memory_bytes,
+            start.request.cpu_millicores,
         )
-        assert moved, "the queue cannot change inside a serialised transaction"
-        leases.open_leases(connection, start.request.id, placement.accelerators, now)
-        events.note(
-            connection,
-            SCHEDULER,
-            "workload.admit",
-            start.request.id,
-            at=now,
-            detail={"node": placement.node, "accelerators": list(placement.accelerators)},
-        )
-        started.append(
-            Holding(
-                start.request.id,
-                start.request.user,
-                placement.node,
-                placement.accelerators,
-                start.request.memory_bytes,
-                start.request.cpu_millicores,
-            )
-        )
+        for start, placement in begun
+    ]
     free = free_now(replace(snapshot, holdings=(*snapshot.holdings, *started)))
     short: dict[Shape, str] = {}
     before = {workload.id: workload for workload in workloads.queued(connection)}
@@ -204,3 +229,37 @@ def commit(
         reasons = [short[request.shape]] if short[request.shape] else []
         if reasons != list(before[request.id].reasons):
             workloads.set_values(connection, request.id, reasons=reasons)
+
+
+def _admit(
+    connection: Connection,
+    snapshot: Snapshot,
+    begun: Sequence[tuple[Start, Placement]],
+    now: datetime,
+) -> None:
+    if not begun:
+        return
+    ends = {found.id: found.ends_at for found in snapshot.reservations}
+    admissions, lines, held = [], [], []
+    for start, placement in begun:
+        request = start.request
+        notice_at = None
+        if start.reservation and ends[start.reservation] < snapshot.at + request.limit_seconds:
+            notice_at = datetime.fromtimestamp(ends[start.reservation], UTC)
+        admissions.append(
+            Admission(request.id, placement.node, start.reservation or None, notice_at)
+        )
+        held += [(uuid, request.id) for uuid in placement.accelerators]
+        detail: dict[str, object] = {
+            "node": placement.node,
+            "accelerators": list(placement.accelerators),
+        }
+        if start.reservation:
+            detail["reservation"] = start.reservation
+        lines.append(Line(SCHEDULER, "workload.admit", request.id, detail=detail))
+    workloads.admit(connection, admissions, now)
+    leases.open_leases(connection, held, now)
+    events.note_all(connection, lines, at=now)
+    used = {start.reservation for start, _ in begun if start.reservation}
+    if used:
+        reservations.mark_used(connection, used, now)

@@ -10,16 +10,15 @@ from sqlalchemy import Connection, select, update
 from dcloud_spawner.store.schema import leases
 
 
-def open_leases(
-    connection: Connection, workload: str, accelerators: Collection[str], at: datetime
-) -> None:
-    """Lease accelerators to a workload; the database refuses one that is already leased."""
-    if accelerators:
+def open_leases(connection: Connection, held: Collection[tuple[str, str]], at: datetime) -> None:
+    """Lease accelerators to workloads, each pair the UUID and the workload's id; the database
+    refuses one that is already leased."""
+    if held:
         connection.execute(
             leases.insert(),
             [
                 {"accelerator": accelerator, "workload": workload, "opened_at": at}
-                for accelerator in accelerators
+                for accelerator, workload in held
             ],
         )
 

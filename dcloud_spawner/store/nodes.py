@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from dcloud_spawner.engines.base import AcceleratorFacts, Health, NodeFacts
 from dcloud_spawner.store.schema import accelerators, leases, nodes
@@ -91,6 +91,52 @@ def held_accelerators(connection: Connection, workload: str) -> Sequence[Acceler
         .order_by(accelerators.c.index)
     )
     return [_accelerator(row) for row in rows]
+
+
+def count_accelerators(connection: Connection) -> int:
+    """How many were ever seen."""
+    return connection.execute(select(func.count()).select_from(accelerators)).scalar_one()
+
+
+def find_node(connection: Connection, name: str) -> NodeRow | None:
+    """The node of a name."""
+    row = connection.execute(select(nodes).where(nodes.c.name == name)).one_or_none()
+    return NodeRow(**row._mapping) if row else None
+
+
+def find_accelerator(connection: Connection, identifier: str) -> AcceleratorRow | None:
+    """The accelerator of a UUID."""
+    row = connection.execute(
+        select(accelerators).where(accelerators.c.uuid == identifier)
+    ).one_or_none()
+    return _accelerator(row) if row else None
+
+
+def drain_node(
+    connection: Connection, name: str, *, by: str = "", reason: str = "", at: datetime | None
+) -> None:
+    """Let a node take no new work from a time on; None lets it take work again."""
+    connection.execute(update(nodes).where(nodes.c.name == name).values(**_drain(by, reason, at)))
+
+
+def drain_accelerator(
+    connection: Connection, identifier: str, *, by: str = "", reason: str = "", at: datetime | None
+) -> None:
+    """The same for one accelerator."""
+    connection.execute(
+        update(accelerators)
+        .where(accelerators.c.uuid == identifier)
+        .values(**_drain(by, reason, at))
+    )
+
+
+def _drain(by: str, reason: str, at: datetime | None) -> dict[str, object]:
+    return {
+        "drained": at is not None,
+        "drained_by": by,
+        "drained_reason": reason,
+        "drained_at": at,
+    }
 
 
 def record(connection: Connection, facts: NodeFacts, at: datetime) -> Sequence[HealthChange]:

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from dcloud_spawner.store.schema import HOLDING, OPEN, State, workloads
+
+RESERVATION_ENDS = "reservation"
+"""``notice_reason`` of what ends with its advance reservation."""
 
 NOTEBOOK = "notebook"
 """Kind of a workload that is a user's server."""
@@ -113,6 +116,17 @@ class NewWorkload:
     keeps_place_for: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Where a workload goes that starts now, and on which advance reservation."""
+
+    workload: str
+    node: str
+    reservation: str | None = None
+    notice_at: datetime | None = None
+    """When it ends before its own limit, because the reservation does."""
+
+
 def _workload(row: Any) -> Workload:
     values = dict(row._mapping)
     values["state"] = State(values["state"])
@@ -142,6 +156,12 @@ def get(connection: Connection, identifier: str) -> Workload:
     return _workload(
         connection.execute(select(workloads).where(workloads.c.id == identifier)).one()
     )
+
+
+def find(connection: Connection, identifier: str) -> Workload | None:
+    """The workload of an id, if there is one."""
+    row = connection.execute(select(workloads).where(workloads.c.id == identifier)).one_or_none()
+    return _workload(row) if row else None
 
 
 def find_open(
@@ -247,6 +267,36 @@ def transition(
     return result.rowcount == 1
 
 
+def admit(connection: Connection, admissions: Sequence[Admission], at: datetime) -> None:
+    """Let workloads that wait hold their places from now on; in one statement."""
+    result = connection.execute(
+        update(workloads)
+        .where(workloads.c.id == bindparam("admitted"), workloads.c.state == State.QUEUED.value)
+        .values(
+            state=State.ADMITTED.value,
+            node=bindparam("at_node"),
+            reservation=bindparam("on"),
+            notice_at=bindparam("until"),
+            notice_reason=bindparam("why"),
+            admitted_at=at,
+            reasons=[],
+            alternatives=[],
+            latest_start_at=None,
+        ),
+        [
+            {
+                "admitted": found.workload,
+                "at_node": found.node,
+                "on": found.reservation,
+                "until": found.notice_at,
+                "why": RESERVATION_ENDS if found.notice_at else "",
+            }
+            for found in admissions
+        ],
+    )
+    assert result.rowcount == len(admissions), "the queue cannot change inside the transaction"
+
+
 def mark_launch(connection: Connection, identifier: str, until: datetime) -> bool:
     """Note a launch under way, if the workload is STARTING."""
     result = connection.execute(
@@ -255,6 +305,24 @@ def mark_launch(connection: Connection, identifier: str, until: datetime) -> boo
         .values(launch_until=until)
     )
     return result.rowcount == 1
+
+
+def change_queued(connection: Connection, identifier: str, **values: object) -> bool:
+    """Set columns of a workload that waits; False when it does not."""
+    result = connection.execute(
+        update(workloads)
+        .where(workloads.c.id == identifier, workloads.c.state == State.QUEUED.value)
+        .values(**values)
+    )
+    return result.rowcount == 1
+
+
+def last_move(connection: Connection) -> datetime | None:
+    """When somebody who waits was last moved to the head."""
+    found: datetime | None = connection.execute(
+        select(func.max(workloads.c.moved_at)).where(workloads.c.state == State.QUEUED.value)
+    ).scalar()
+    return found
 
 
 def set_values(connection: Connection, identifier: str, **values: object) -> None:
