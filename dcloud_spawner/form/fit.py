@@ -8,6 +8,7 @@ from typing import Literal
 
 from dcloud_spawner.form.words import listed
 from dcloud_spawner.live.availability import ModelAvailability
+from dcloud_spawner.live.outlook import Range
 
 State = Literal["now", "waits", "no"]
 
@@ -21,9 +22,13 @@ class Fit:
     """Stands on the choice."""
     why: str = ""
     """The reason, without what it is about; empty when it is free now."""
+    expected: Range | None = None
+    """When it would start, where somebody can say."""
 
 
 NOW = Fit("now", "now")
+
+NOT_TOGETHER = "No single node has the GPUs, the memory and the cores free together."
 
 
 def fit_gpus(count: int, candidates: Sequence[ModelAvailability]) -> Fit:

@@ -1,4 +1,4 @@
-"""Web handlers of the pages: static files, and what is free now as JSON."""
+"""Web handlers of the pages: static files, what is free now as JSON, and the live events."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
 from dcloud_spawner.form.view import STATIC
+from dcloud_spawner.live.stream import EventStream
 
 
 class StaticFiles(web.StaticFileHandler):
@@ -41,6 +42,27 @@ class LiveHandler(BaseHandler):
         self.finish(json.dumps(data))
 
 
+class EventsHandler(EventStream, BaseHandler):
+    """Server-sent events of one user: ``form`` is what the start page shows (``live_data``),
+    ``server`` one of their servers that waits or starts, ``beat`` a sign of life.
+    ``?show=servers`` leaves out the form."""
+
+    async def get(self, user_name: str) -> None:
+        """Send until the page is closed; 403 without a session, as :class:`LiveHandler`."""
+        if self.current_user is None:
+            raise web.HTTPError(403)
+        await self._follow(user_name=user_name)
+
+    @needs_scope("servers")  # type: ignore[untyped-decorator]
+    async def _follow(self, user_name: str) -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404)
+        spawner = user.spawner
+        source = spawner.live_source(form=self.get_query_argument("show", "") != "servers")
+        await self.follow(source, spawner.live_changed)
+
+
 class StartHandler(BaseHandler):
     """From the name in a plain form to the start page of that server; changes nothing."""
 
@@ -55,10 +77,12 @@ class StartHandler(BaseHandler):
 def form_handlers() -> list[tuple[str, type[web.RequestHandler], dict[str, object]]]:
     """Every route of the pages, for ``c.JupyterHub.extra_handlers``.
 
-    The spawner class has to have ``live_form()``, which makes the start page's ``live_data``.
+    The spawner class has to have ``live_form()``, which makes the start page's ``live_data``,
+    and for the events ``live_source()`` (a function that makes the frames) and ``live_changed()``.
     """
     return [
         (r"/dcloud/static/(.*)", StaticFiles, {"path": str(STATIC)}),
         (r"/dcloud/live/([^/]+)", LiveHandler, {}),
+        (r"/dcloud/events/([^/]+)", EventsHandler, {}),
         (r"/dcloud/start", StartHandler, {}),
     ]

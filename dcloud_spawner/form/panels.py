@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dcloud_spawner.form.fit import Fit, fit_amount, fit_gpus, reason
-from dcloud_spawner.live.availability import Availability, ModelAvailability
+from dcloud_spawner.form.fit import NOT_TOGETHER, Fit, fit_amount, fit_gpus, reason
+from dcloud_spawner.live.availability import GIB, Availability, ModelAvailability
+from dcloud_spawner.live.outlook import Wish
 from dcloud_spawner.profiles import AmountChoices, Profile
 
 ANY = ""
@@ -49,6 +50,8 @@ class Panel:
     hours_most: int
     image: str
     """What the user named; empty means the profile's own."""
+    together: bool = True
+    """Whether what is chosen is free on one node, and not only each for itself."""
 
     @property
     def _chosen(self) -> tuple[tuple[str, Fit, str], ...]:
@@ -62,16 +65,18 @@ class Panel:
     def state(self) -> str:
         """The worst of what the chosen values mean."""
         states = [fit.state for _, fit, _ in self._chosen]
-        return next((state for state in ("no", "waits") if state in states), "now")
+        alone = next((state for state in ("no", "waits") if state in states), "now")
+        return "waits" if alone == "now" and not self.together else alone
 
     @property
     def reasons(self) -> str:
         """Why it is not now."""
-        return " ".join(
+        said = " ".join(
             reason({amount: fit}, unit)
             for amount, fit, unit in self._chosen
             if fit.state == self.state and fit.why
         )
+        return said or (NOT_TOGETHER if self.state == "waits" else "")
 
 
 def panel(profile: Profile, pool: Availability, values: Mapping[str, object]) -> Panel:
@@ -81,7 +86,7 @@ def panel(profile: Profile, pool: Availability, values: Mapping[str, object]) ->
     model = next((found for found in models if found.value == wanted), models[0])
     gpus = _key(values.get("gpus"), model.fits, f"{profile.gpus.default}")
     hours = values.get("hours")
-    return Panel(
+    drawn = Panel(
         name=profile.name,
         title=profile.title,
         gpus=_possible(gpus, model.fits),
@@ -95,6 +100,14 @@ def panel(profile: Profile, pool: Availability, values: Mapping[str, object]) ->
         hours_most=profile.hours.most,
         image=str(values.get("image") or ""),
     )
+    wish = Wish(
+        int(drawn.gpus),
+        drawn.model.value or None,
+        int(float(drawn.memory.chosen) * GIB),
+        round(float(drawn.cpus.chosen) * 1000),
+        profile.hours.default * 3600,
+    )
+    return replace(drawn, together=pool.room is None or any(n.holds(wish) for n in pool.room))
 
 
 def live_panel(profile: Profile, pool: Availability) -> dict[str, object]:
@@ -124,7 +137,7 @@ def model_options(profile: Profile, pool: Availability) -> tuple[ModelOption, ..
         offered = [found for found in pool.models if found.model in profile.gpu_models]
     else:
         offered = list(pool.models)
-    options = [_option(profile, found.model, found.label, [found]) for found in offered]
+    options = [_option(profile, pool, found.model, found.label, [found]) for found in offered]
     if len(offered) == 1:
         # A list of one is no choice: the request then names no model, as any other would do.
         only = options[0]
@@ -132,18 +145,39 @@ def model_options(profile: Profile, pool: Availability) -> tuple[ModelOption, ..
         return (ModelOption(value, only.label, only.text, only.fits, only.hint),)
     if not profile.gpu_models or not offered:
         label = "Whichever is free first" if offered else "none here"
-        options.insert(0, _option(profile, ANY, label, offered))
+        options.insert(0, _option(profile, pool, ANY, label, offered))
     return tuple(options)
 
 
 def _option(
-    profile: Profile, value: str, label: str, candidates: list[ModelAvailability]
+    profile: Profile,
+    pool: Availability,
+    value: str,
+    label: str,
+    candidates: list[ModelAvailability],
 ) -> ModelOption:
-    fits = {f"{count}": fit_gpus(count, candidates) for count in profile.gpus.choices}
+    fits = {
+        f"{count}": _with_range(fit_gpus(count, candidates), profile, pool, count, value)
+        for count in profile.gpus.choices
+    }
     free = sum(found.free for found in candidates)
     total = sum(found.total for found in candidates)
     text = f"{label}: {free} of {total} free" if candidates else label
     return ModelOption(value, label, text, fits, reason(fits, "GPUs"))
+
+
+def _with_range(fit: Fit, profile: Profile, pool: Availability, gpus: int, model: str) -> Fit:
+    """With the expected start of so many GPUs beside the profile's usual memory and cores."""
+    if fit.state != "waits":
+        return fit
+    wish = Wish(
+        gpus,
+        model or None,
+        int(profile.memory_gib.default * GIB),
+        round(profile.cpus.default * 1000),
+        profile.hours.default * 3600,
+    )
+    return replace(fit, expected=pool.expected(wish))
 
 
 def memory_fits(profile: Profile, pool: Availability) -> dict[str, Fit]:
@@ -181,7 +215,12 @@ def _possible(chosen: str, fits: Mapping[str, Fit]) -> str:
 
 
 def _plain(fits: Mapping[str, Fit], unit: str) -> dict[str, dict[str, str]]:
-    return {
-        key: {"state": fit.state, "mark": fit.mark, "reason": reason({key: fit}, unit)}
-        for key, fit in fits.items()
-    }
+    return {key: _plain_fit(key, fit, unit) for key, fit in fits.items()}
+
+
+def _plain_fit(key: str, fit: Fit, unit: str) -> dict[str, str]:
+    plain = {"state": fit.state, "mark": fit.mark, "reason": reason({key: fit}, unit)}
+    if fit.expected is not None:
+        plain["from"] = fit.expected.earliest.isoformat()
+        plain["to"] = fit.expected.latest.isoformat()
+    return plain

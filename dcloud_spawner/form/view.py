@@ -126,6 +126,10 @@ def live_data(view: SpawnFormView) -> dict[str, object]:
                 found.model: {"free": found.free, "text": free_text(found.free, found.total)}
                 for found in pool.models
             },
+            # What is free together: GPUs by model, memory in bytes, thousandths of a core.
+            "room": None
+            if pool.room is None
+            else [[dict(n.gpus), n.memory_bytes, n.cpu_millicores] for n in pool.room],
             "memory": f"{figure(pool.memory_free_gib)} GiB free",
             "cpus": f"{figure(pool.cpus_free)} free",
             "queue": queue_text(pool.queue_length),
@@ -156,8 +160,11 @@ def verdict_words(pool: Availability) -> dict[str, dict[str, str]]:
             "button": "Start server",
         },
         "waits": {
-            "title": f"Joins the queue at place {queue + 1}",
-            "text": "It starts by itself when they are free.",
+            # Behind others the place depends on the size of what is asked for.
+            "title": "Joins the queue" if queue else "Joins the queue at place 1",
+            "text": f"{ahead}. Yours starts by itself in its turn."
+            if queue
+            else "It starts by itself when they are free.",
             "button": "Join the queue",
         },
         "image": {

@@ -45,6 +45,15 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Instead:
+    """Something that would start at once instead."""
+
+    what: str
+    note: str
+    """What the button does."""
+
+
+@dataclass(frozen=True)
 class WaitingPage:
     """The words of the waiting page."""
 
@@ -59,6 +68,20 @@ class WaitingPage:
     since: datetime | None
     waited: str
     latest: datetime | None
+    held: bool
+    """An administrator holds it back."""
+    expected: tuple[datetime, datetime] | None
+    """The range in which it is expected to start."""
+    expected_note: str
+    record: str
+    """How good such ranges were lately."""
+    booked: str
+    """The reservation that it starts on."""
+    instead: tuple[Instead, ...]
+    on_cpu: bool
+    """Whether a server without GPUs can be had meanwhile."""
+    meanwhile: str | None
+    """Name of the server that runs meanwhile; None when there is none."""
     doing: str
     message: str
     yours: str
@@ -82,6 +105,8 @@ def waiting_page(
     queue = section(section(view, "stages"), "queue")
     held = section(section(view, "stages"), "held")
     since = moment(queue.get("since"))
+    expected = _expected(view)
+    meanwhile = view.get("meanwhile")
     return WaitingPage(
         queued=queued,
         stage=stage,
@@ -93,6 +118,19 @@ def waiting_page(
         since=since,
         waited=length_words((now - since).total_seconds()) if since else "",
         latest=moment(view.get("latest_start")),
+        held=bool(view.get("held")),
+        expected=expected,
+        expected_note=_expected_note(expected, now),
+        record=_record(view),
+        booked=_booked(view),
+        instead=tuple(
+            Instead(str(found.get("what") or ""), _instead(found))
+            for found in rows(view, "alternatives")
+        ),
+        on_cpu=queued
+        and int(number(section(view, "request").get("gpus"))) > 0
+        and not isinstance(meanwhile, Mapping),
+        meanwhile=str(meanwhile.get("server") or "") if isinstance(meanwhile, Mapping) else None,
         doing=_DOING.get(stage, "Getting ready"),
         message=_message(view, stage),
         yours=_held(view),
@@ -104,6 +142,41 @@ def waiting_page(
             (moment(line.get("at")), str(line.get("text", ""))) for line in rows(view, "log")
         ),
     )
+
+
+def _expected(view: Mapping[str, object]) -> tuple[datetime, datetime] | None:
+    found = section(view, "expected")
+    earliest, latest = moment(found.get("from")), moment(found.get("to"))
+    return (earliest, latest) if earliest and latest else None
+
+
+def _expected_note(expected: tuple[datetime, datetime] | None, now: datetime) -> str:
+    """``in 29 min to 59 min``."""
+    if expected is None:
+        return ""
+    soon, late = ((at - now).total_seconds() for at in expected)
+    if late <= 0:
+        return "any moment now"
+    if soon <= 0:
+        return f"within {length_words(late)}"
+    return f"in {length_words(soon)} to {length_words(late)}"
+
+
+def _record(view: Mapping[str, object]) -> str:
+    """``Of the last 50 such ranges, 41 held.``"""
+    record = section(view, "record")
+    of = int(number(record.get("of")))
+    return f"Of the last {of} such ranges, {int(number(record.get('inside')))} held." if of else ""
+
+
+def _booked(view: Mapping[str, object]) -> str:
+    title = str(section(view, "reservation").get("title") or "")
+    return f"On the reservation “{title}”" if title else ""
+
+
+def _instead(found: Mapping[str, object]) -> str:
+    gpus = int(number(found.get("gpus")))
+    return f"Start {count_words(gpus, 'GPU')}" if gpus else "Start this"
 
 
 def _title(view: Mapping[str, object], queued: bool) -> str:
@@ -169,7 +242,7 @@ def _lede(view: Mapping[str, object], server: str) -> str:
 
 def _tab(view: Mapping[str, object], queued: bool, place: int) -> str:
     if queued:
-        return f"Place {place}" if place else "Waiting"
+        return f"Place {place}" if place else "On hold" if view.get("held") else "Waiting"
     percent = int(number(view.get("progress")))
     return f"Starting, {percent} %" if percent else "Starting"
 

@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
+from dcloud_spawner.live.outlook import Expected, no_forecast
+from dcloud_spawner.live.room import NodeFree
+
 GIB = 2**30
 
 
@@ -60,6 +63,10 @@ class Availability:
     """When it was taken, aware UTC."""
     simulated: bool
     engine: str
+    room: tuple[NodeFree, ...] | None = None
+    """What is free together; None where only the sums are known."""
+    expected: Expected = no_forecast
+    """When a wish that does not fit now would start."""
 
     def model(self, name: str) -> ModelAvailability | None:
         """The figures of one model."""

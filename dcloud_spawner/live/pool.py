@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dcloud_spawner.live.availability import Availability, ModelAvailability
+from dcloud_spawner.live.outlook import Expected, Record, no_forecast
+from dcloud_spawner.live.room import Asks, NodeFree, free_of_nodes, openings
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.schedule import GIB, take_snapshot
 from dcloud_spawner.scheduler.snapshot import Snapshot
-from dcloud_spawner.store import events, homes, leases, nodes, workloads
+from dcloud_spawner.store import events, homes, leases, nodes, reservations, workloads
 from dcloud_spawner.store.nodes import AcceleratorRow
+from dcloud_spawner.store.reservations import Reservation
 from dcloud_spawner.store.workloads import Workload
 
 TOLD = ("out of memory", "exited", "lost", "time limit", "mismatch", "failed", "forgotten")
@@ -42,17 +45,6 @@ class Place:
         return self.place - 1
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFree:
-    """What one node that takes work has free."""
-
-    name: str
-    gpus: Mapping[str, int]
-    """Free GPUs by model."""
-    memory_bytes: int
-    cpu_millicores: int
-
-
 @dataclass(frozen=True)
 class PoolState:
     """One consistent reading."""
@@ -61,6 +53,10 @@ class PoolState:
     snapshot: Snapshot
     head: int = 0
     """Sequence of the action log's last row: who finds another one there has to read anew."""
+    free: tuple[NodeFree, ...] = ()
+    """What each node that takes work has free."""
+    room: tuple[NodeFree, ...] = ()
+    """The same without what another node has too."""
     accelerators: Mapping[str, AcceleratorRow] = field(default_factory=dict)
     held: Mapping[str, tuple[AcceleratorRow, ...]] = field(default_factory=dict)
     """Accelerators of each workload that holds any, by workload id."""
@@ -74,6 +70,15 @@ class PoolState:
     """Servers that ended within a day by anything but a wish, newest first, by user."""
     home_bytes: Mapping[str, int] = field(default_factory=dict)
     """Measured size of homes by user."""
+
+    reservations: Mapping[str, Reservation] = field(default_factory=dict)
+    """Planned and active ones by their id."""
+    record: Record | None = None
+    """How good the expected ranges were lately; None while nobody knows."""
+
+    def starts_now(self, wish: Asks) -> bool:
+        """Whether this would fit now."""
+        return any(node.holds(wish) for node in self.room)
 
     def place_of(self, identifier: str) -> Place | None:
         """Where a workload waits; None when it does not, or is on hold."""
@@ -95,16 +100,20 @@ def read_pool(platform: Platform) -> PoolState:
         for ended in workloads.last_ends(connection, now - TOLD_FOR):
             if ended.end_reason in TOLD:
                 ends.setdefault(ended.user, []).append(ended)
+        booked = {found.id: found for found in reservations.open_reservations(connection)}
         sizes = {
             home.user: home.size_bytes
             for home in homes.all_homes(connection)
             if home.size_bytes is not None
         }
     queue = places_of(snapshot, open_workloads)
+    free = free_of_nodes(snapshot)
     return PoolState(
         at=now,
         snapshot=snapshot,
         head=head,
+        free=free,
+        room=openings(free),
         accelerators=accelerators,
         held={
             workload: tuple(sorted(rows, key=lambda row: row.index))
@@ -115,6 +124,7 @@ def read_pool(platform: Platform) -> PoolState:
         places={found.workload.id: found for found in queue},
         ends={user: tuple(ended) for user, ended in ends.items()},
         home_bytes=sizes,
+        reservations=booked,
     )
 
 
@@ -129,33 +139,11 @@ def places_of(snapshot: Snapshot, known: Iterable[Workload]) -> tuple[Place, ...
     return tuple(places)
 
 
-def free_of_nodes(snapshot: Snapshot) -> tuple[NodeFree, ...]:
-    """What each node that takes work has free at the time of a snapshot."""
-    held = {uuid for holding in snapshot.holdings for uuid in holding.accelerators}
-    memory: Counter[str] = Counter()
-    cores: Counter[str] = Counter()
-    for holding in snapshot.holdings:
-        memory[holding.node] += holding.memory_bytes
-        cores[holding.node] += holding.cpu_millicores
-    gpus: dict[str, Counter[str]] = {name: Counter() for name in snapshot.nodes}
-    for uuid, found in snapshot.accelerators.items():
-        if found.offered and uuid not in held and found.node in gpus:
-            gpus[found.node][found.model] += 1
-    return tuple(
-        NodeFree(
-            node.name,
-            dict(gpus[node.name]),
-            node.memory_bytes - memory[node.name],
-            node.cpu_millicores - cores[node.name],
-        )
-        for node in snapshot.nodes.values()
-        if not node.drained
-    )
-
-
-def availability(state: PoolState, *, simulated: bool, engine: str) -> Availability:
-    """The reading in the words of the spawn page."""
-    free = free_of_nodes(state.snapshot)
+def availability(
+    state: PoolState, *, simulated: bool, engine: str, expected: Expected = no_forecast
+) -> Availability:
+    """The reading in the words of the spawn page; ``expected`` is the forecast."""
+    free = state.free
     models = []
     for model in sorted({row.model for row in state.accelerators.values()}):
         rows = [row for row in state.accelerators.values() if row.model == model]
@@ -183,4 +171,6 @@ def availability(state: PoolState, *, simulated: bool, engine: str) -> Availabil
         at=state.at,
         simulated=simulated,
         engine=engine,
+        room=state.room,
+        expected=expected,
     )

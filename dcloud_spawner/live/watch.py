@@ -39,6 +39,7 @@ class PoolWatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
+        self._news = asyncio.Event()
         self._reading: asyncio.Task[PoolState] | None = None
         self._next: asyncio.Task[PoolState] | None = None
         platform.database.after_commit.append(self.nudge)
@@ -54,6 +55,16 @@ class PoolWatch:
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._nudged.set)
+
+    async def changed(self, seconds: float) -> bool:
+        """Return at the next reading (True), or after that many seconds (False)."""
+        self.keep_fresh()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def refresh(self) -> PoolState:
         """Read now, for a page that must not show what was true a moment ago."""
@@ -89,6 +100,8 @@ class PoolWatch:
 
     async def _read(self) -> PoolState:
         self.state = await self._platform.in_database_thread(read_pool, self._platform)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
         for listener in self.listeners:
             listener(self.state)
         return self.state

@@ -25,6 +25,7 @@ from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.options import image_of
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import current_actor
+from dcloud_spawner.spawners.form_frames import FormFrames
 from dcloud_spawner.spawners.instance import announce_hub
 from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.spawners.row import SpawnerRow
@@ -63,6 +64,7 @@ class PlatformSpawner(SpawnerRow):
         """Give all spawners of this process their platform."""
         cls.platform = platform
         cls.pool = PoolWatch(platform)
+        cls.frames = FormFrames(platform, cls.pool)
         cls.watch = AdmissionWatch(platform)
         cls.launches = asyncio.Semaphore(platform.settings.concurrent_launches)
         cls.living = WeakSet()

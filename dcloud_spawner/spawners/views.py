@@ -2,61 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from dcloud_spawner.errors import Unavailable, UserError
 from dcloud_spawner.form.fields import choice_from_form
-from dcloud_spawner.form.view import ImageStatus, Offer, SpawnFormView, live_data, render_spawn_form
+from dcloud_spawner.form.view import SpawnFormView, live_data, render_spawn_form
 from dcloud_spawner.images import ImageState, ImageStore
-from dcloud_spawner.live.pool import PoolState, availability
-from dcloud_spawner.live.watch import PoolWatch
+from dcloud_spawner.live.stream import Frames
 from dcloud_spawner.options import Choice, validate
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
+from dcloud_spawner.spawners.form_frames import FormFrames
+from dcloud_spawner.spawners.progress import SpawnerProgress, amounts
 from dcloud_spawner.spawners.refused import StartRefused
-from dcloud_spawner.store import events, nodes, workloads
-from dcloud_spawner.store.events import Event
-from dcloud_spawner.store.nodes import AcceleratorRow
+from dcloud_spawner.store import workloads
 from dcloud_spawner.store.schema import State
-from dcloud_spawner.store.workloads import Workload
-
-if TYPE_CHECKING:
-    from jupyterhub.spawner import Spawner as HubSpawner
-else:
-    # The hub forbids an incomplete subclass of its Spawner, which a mixin would be.
-    HubSpawner = object
-
-PROGRESS_SECONDS = 0.5
-
-PROGRESS = {"queue": 5, "held": 20, "image": 30, "container": 50, "ready": 75}
-"""Percent at the beginning of each stage. Ready is the longest: the server's own start."""
-
-_SAID = {
-    "workload.submit": "joined the queue",
-    "workload.admit": "admitted",
-    "workload.start": "starting the container",
-    "workload.ready": "the server answers",
-    "workload.stop": "stopping",
-    "workload.cancel": "left the queue",
-    "workload.release": "everything is given back",
-    "workload.resize": "limits changed",
-}
 
 
-class SpawnerViews(HubSpawner):
+class SpawnerViews(SpawnerProgress):
     """The pages' side of a spawner: a mixin of JupyterHub's Spawner."""
 
-    platform: ClassVar[Platform]
-    pool: ClassVar[PoolWatch]
-    workload_id: str = ""
-    launched_at: datetime | None = None
-    """When the engine had started the container of the present start."""
-    fetching_image: str = ""
-    """What is being fetched now, in words; empty when nothing is."""
-
+    frames: ClassVar[FormFrames]
     _entered: Mapping[str, object] | None = None
     _wrong_field: str = ""
 
@@ -66,39 +34,22 @@ class SpawnerViews(HubSpawner):
         """The inner HTML of the start page."""
         view = await self.form_view()
         self._entered, self._wrong_field = None, ""
-        return render_spawn_form(view)
+        return await self.platform.in_engine_thread(render_spawn_form, view)
 
     async def live_form(self) -> dict[str, object]:
         """What changes on the start page while it is open."""
-        return live_data(await self.form_view())
+        return await self.platform.in_engine_thread(live_data, await self.form_view())
 
     async def form_view(self) -> SpawnFormView:
         """Everything the start page shows to this user now."""
         self.pool.keep_fresh()
-        state = await self.pool.fresh()
+        await self.pool.fresh()
         last = await self.platform.in_database_thread(self._last_choice)
-        profiles = self.platform.profiles.current()
-        images = await self.platform.in_engine_thread(
-            image_statuses, self.platform, sorted({found.image for found in profiles.values()})
-        )
-        groups = {group.name for group in self.user.groups}
+        offers, pool = await self.frames.now(self.closed_profiles())
         return SpawnFormView(
             user=self.user.name,
-            offers=tuple(
-                Offer(
-                    profile=profile,
-                    image=images[profile.image],
-                    blocked=""
-                    if profile.allows(groups, admin=bool(self.user.admin))
-                    else f"Only for the group {' or '.join(profile.groups)}.",
-                )
-                for profile in profiles.values()
-            ),
-            availability=availability(
-                state,
-                simulated=self.platform.settings.simulated_gpus,
-                engine=self.platform.engine.name,
-            ),
+            offers=offers,
+            availability=pool,
             server=self.name,
             last_choice=last,
             entered=self._entered,
@@ -108,6 +59,27 @@ class SpawnerViews(HubSpawner):
                 name for name, spawner in self.user.spawners.items() if spawner.active
             ),
         )
+
+    def closed_profiles(self) -> frozenset[str]:
+        """Profiles that are not for this user: all else of the form is the same for everybody."""
+        groups, admin = {group.name for group in self.user.groups}, bool(self.user.admin)
+        return frozenset(
+            name
+            for name, profile in self.platform.profiles.current().items()
+            if not profile.allows(groups, admin=admin)
+        )
+
+    def live_source(self, *, form: bool = True) -> Callable[[], Awaitable[Frames]]:
+        """What an event stream of this user sends: the form, and each server that waits or
+        starts. Who may choose what is looked up once a stream."""
+        closed = self.closed_profiles()
+
+        async def compose() -> Frames:
+            if not form:
+                return self.server_frames()
+            return {"form": await self.frames.frame(closed), **self.server_frames()}
+
+        return compose
 
     def _last_choice(self) -> Mapping[str, Any] | None:
         with self.platform.database.reading() as connection:
@@ -143,99 +115,7 @@ class SpawnerViews(HubSpawner):
             admin=bool(self.user.admin),
         )
 
-    # -- waiting and starting ------------------------------------------------------------------
-
-    async def progress(self) -> AsyncIterator[dict[str, Any]]:
-        """Events for the waiting page, one whenever something changed."""
-        last: dict[str, Any] = {}
-        while True:
-            event = await self.platform.in_database_thread(self._read_progress)
-            if event and event != last:
-                last = event
-                yield event
-            await asyncio.sleep(PROGRESS_SECONDS)
-
-    def _read_progress(self) -> dict[str, Any]:
-        if not self.workload_id:
-            return {}
-        with self.platform.database.reading() as connection:
-            workload = workloads.get(connection, self.workload_id)
-            length = workloads.count_queued(connection)
-            gpus = nodes.held_accelerators(connection, workload.id)
-            log = events.read(connection, target=workload.id)
-        return self._event(workload, length, gpus, log)
-
-    def _event(
-        self,
-        workload: Workload,
-        queue_length: int,
-        gpus: Sequence[AcceleratorRow],
-        log: Sequence[Event],
-    ) -> dict[str, Any]:
-        stage = self._stage(workload)
-        waiting = self.pool.state.place_of(workload.id) if stage == "queue" else None
-        place = waiting.place if waiting else None
-        event: dict[str, Any] = {
-            "progress": PROGRESS[stage],
-            "message": _message(stage, place, queue_length),
-            "stage": stage,
-            "stages": self._stage_times(workload),
-            "place": place,
-            "queue_length": queue_length,
-            "reasons": list(workload.reasons),
-            "latest_start": _iso(workload.latest_start_at),
-            "request": self._request(workload),
-            "gpus": [{"uuid": row.uuid, "model": row.model, "index": row.index} for row in gpus],
-            "node": workload.node,
-            "log": [
-                {"at": _iso(line.at), "text": _SAID.get(line.action, line.action)} for line in log
-            ],
-            "workload": workload.id,
-        }
-        if stage == "image":
-            event["image"] = {"message": self.fetching_image}
-        return event
-
-    def _stage(self, workload: Workload) -> str:
-        if workload.state is State.QUEUED:
-            return "queue"
-        if workload.state is State.ADMITTED:
-            return "image" if self.fetching_image else "held"
-        return "container" if self.launched_at is None else "ready"
-
-    def _stage_times(self, workload: Workload) -> dict[str, dict[str, str | None]]:
-        marks = {
-            "queue": (workload.submitted_at, workload.admitted_at),
-            "held": (workload.admitted_at, workload.starting_at),
-            "container": (workload.starting_at, self.launched_at),
-            "ready": (self.launched_at, workload.ready_at),
-        }
-        return {
-            stage: {"since": _iso(since), "until": _iso(until)}
-            for stage, (since, until) in marks.items()
-            if since is not None
-        }
-
-    def _request(self, workload: Workload) -> dict[str, Any]:
-        profile = self.platform.profiles.current().get(workload.profile)
-        return {
-            **_amounts(workload),
-            "gpus": workload.gpus,
-            "gpu_model": workload.gpu_model,
-            "hours": workload.limit_seconds // 3600,
-            "profile": workload.profile,
-            "title": profile.title if profile else workload.profile,
-        }
-
     # -- what templates ask for, without waiting -----------------------------------------------
-
-    def waiting_view(self) -> dict[str, Any] | None:
-        """The present progress event as the server draws it, None when nothing waits or starts."""
-        workload = self._of_pool()
-        if workload is None or workload.state in (State.RUNNING, State.STOPPING):
-            return None
-        state = self.pool.state
-        return self._event(workload, len(state.snapshot.queue), state.held.get(workload.id, ()), ())
 
     def holding_view(self) -> dict[str, Any] | None:
         """What this server holds, None when it holds nothing."""
@@ -244,7 +124,7 @@ class SpawnerViews(HubSpawner):
             return None
         profile = self.platform.profiles.current().get(workload.profile)
         return {
-            **_amounts(workload),
+            **amounts(workload),
             "title": profile.title if profile else workload.profile,
             "gpus": [
                 {
@@ -280,26 +160,6 @@ class SpawnerViews(HubSpawner):
         """Measured size of the user's home, None while nobody has measured it."""
         return self.pool.state.home_bytes.get(self.user.name)
 
-    def _of_pool(self) -> Workload | None:
-        state: PoolState = self.pool.state
-        return state.servers.get((self.user.name, self.name))
-
-
-def image_statuses(platform: Platform, images: Sequence[str]) -> dict[str, ImageStatus]:
-    """Whether each image is on the engine, and if not, how far its preparation is. Blocks."""
-    found: dict[str, ImageStatus] = {}
-    for image in images:
-        if platform.engine.has_image(image):
-            found[image] = ImageStatus()
-        else:
-            status = ImageStore(platform.settings).status(image)
-            found[image] = (
-                ImageStatus(status.state.value, status.progress, status.message)
-                if status
-                else ImageStatus(message="It is fetched at the first start.")
-            )
-    return found
-
 
 def refuse_missing_image(platform: Platform, image: str) -> None:
     """Raise Unavailable while an image of ours is not built; any other is the engine's to fetch."""
@@ -319,26 +179,6 @@ def refuse_missing_image(platform: Platform, image: str) -> None:
         hint="An administrator can build it with: dcloud images",
         code="image_missing",
     )
-
-
-def _amounts(workload: Workload) -> dict[str, float]:
-    return {
-        "memory_gib": workload.memory_bytes / GIB,
-        "cpus": workload.cpu_millicores / 1000,
-    }
-
-
-def _message(stage: str, place: int | None, queue_length: int) -> str:
-    if stage == "queue":
-        if place is None:
-            return "Joining the queue."
-        return f"Place {place} of {max(queue_length, place)} in the queue."
-    return {
-        "held": "Everything is held for you; the container starts next.",
-        "image": "Fetching the image.",
-        "container": "Starting the container.",
-        "ready": "The container runs; waiting for the server in it.",
-    }[stage]
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from dcloud_spawner.form.view import (
     template_vars,
 )
 from dcloud_spawner.live.availability import Availability, ModelAvailability
+from dcloud_spawner.live.outlook import Range, Wish
+from dcloud_spawner.live.stream import Frames, frame
 from dcloud_spawner.options import validate
 from dcloud_spawner.profiles import load_profiles
 
@@ -63,8 +65,23 @@ def pool() -> Availability:
         ),
         ModelAvailability("NVIDIA RTX A5000", 24 * GIB, 4, free["NVIDIA RTX A5000"], 2, 0, 2),
     )
+    expected = said.get("expected", [29, 59])
+    hour = datetime.now(UTC).replace(second=0, microsecond=0)
+
+    def forecast(wish: Wish) -> Range | None:
+        return Range(*(hour + timedelta(minutes=m) for m in expected)) if expected else None
+
     return Availability(
-        models, 96.0, 128.0, 20.0, 64.0, said.get("queue", 2), datetime.now(UTC), True, "docker"
+        models,
+        96.0,
+        128.0,
+        20.0,
+        64.0,
+        said.get("queue", 2),
+        datetime.now(UTC),
+        True,
+        "docker",
+        expected=forecast,
     )
 
 
@@ -122,6 +139,24 @@ class StagedSpawner(Spawner):
 
     async def live_form(self) -> dict[str, object]:
         return live_data(await self.view())
+
+    def live_source(self, *, form: bool = True) -> Callable[[], Awaitable[Frames]]:
+        async def compose() -> Frames:
+            if read("pool.json").get("silent"):
+                raise web.HTTPError(503)
+            event = self.waiting_view()
+            shown = {"server": frame("server", {"server": self.name, **event})} if event else {}
+            if not form:
+                return shown
+            data = live_data(await self.view())
+            del data["at"]
+            return {"form": frame("form", data), **shown}
+
+        return compose
+
+    async def live_changed(self, seconds: float) -> bool:
+        await asyncio.sleep(0.05)
+        return True
 
     def take_form(self, form: dict[str, list[str]]) -> dict[str, object]:
         entered = self.user.spawner.entered = choice_from_form(form)

@@ -132,7 +132,7 @@ def test_changing_a_named_request_leaves_the_queue_and_opens_its_start_page(
 ) -> None:
     wait_for_place(page, hub, user, "sweep")
     page.click("#w-change")
-    expect(page.get_by_role("dialog")).to_contain_text("A new request starts at the end.")
+    expect(page.get_by_role("dialog")).to_contain_text("A new request gets a place of its own.")
     hub.stage(user, "sweep")
     page.click("#w-sure")
     page.wait_for_url(f"**/hub/spawn/{user}/sweep")

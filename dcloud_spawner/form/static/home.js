@@ -1,5 +1,6 @@
 // The list of servers: stops them after asking, and draws the list anew while something changes.
 import { hub, stopServer } from "./hub.js";
+import { follow } from "./live.js";
 import { localTimes, say } from "./words.js";
 
 const BUSY_MS = 3000, QUIET_MS = 20000;
@@ -49,7 +50,9 @@ by("h-sure").addEventListener("click", async (event) => {
 });
 
 /** The server draws the list; the page takes it over where it differs, and keeps the focus. */
+let timer = 0;
 async function refresh() {
+  clearTimeout(timer);
   if (!document.hidden && !dialog.open && !busy) {
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
@@ -57,7 +60,7 @@ async function refresh() {
     } catch { /* the hub is away: the last list stays */ }
   }
   const changing = live.querySelector("[data-end=leave], [data-end=cancel]") || live.textContent.includes("Stopping");
-  setTimeout(refresh, changing ? BUSY_MS : QUIET_MS);
+  timer = setTimeout(refresh, changing ? BUSY_MS : QUIET_MS);
 }
 
 function take(html) {
@@ -72,6 +75,15 @@ function take(html) {
   localTimes(live);
   if (focused) live.querySelector(`[data-server="${server}"] .btn`)?.focus();
 }
+
+// The first event only says what the page shows already.
+let known = 0;
+follow(main.dataset.events, {
+  server() {
+    if (known) { clearTimeout(timer); timer = setTimeout(refresh, 100); }
+    else setTimeout(() => { known = 1; }, 500);
+  },
+});
 
 localTimes();
 refresh();

@@ -1,7 +1,11 @@
-// The start page: the summary follows the form, and what is free is asked for every few seconds.
-import { hour, localTimes, say, setTime } from "./words.js";
+// The start page: the summary follows the form, and what is free follows the hub's events. Where
+// those do not come through, it is asked for every few seconds.
+import { follow } from "./live.js";
+import { hour, localTimes, range, say, setTime } from "./words.js";
 
-const LIVE_MS = 5000;
+const POLL_MS = 5000;
+const HIDDEN_MS = 20000;
+const NOT_TOGETHER = "No single node has the GPUs, the memory and the cores free together.";
 const NOTE = { now: ["ok", "now"], waits: ["warn", "clock"], image: ["warn", "down"], no: ["bad", "no"] };
 
 const form = document.querySelector("#spawn_form");
@@ -23,8 +27,8 @@ function drawGroup(panel, name, fits, hint, always) {
   const group = field(panel, name);
   if (!group?.matches(".dc-seg")) return "";
   for (const input of group.querySelectorAll("input")) {
-    const fit = fits[input.value];
-    if (!fit) continue;
+    if (!fits[input.value]) continue;
+    const fit = beside(panel, name, input.value, fits[input.value]);
     let mark = input.parentElement.querySelector("[data-mark]");
     if (!mark && fit.state !== "now") {
       mark = document.createElement("small");
@@ -32,7 +36,7 @@ function drawGroup(panel, name, fits, hint, always) {
       input.parentElement.append(mark);
     }
     if (mark) {
-      say(mark, always || fit.state !== "now" ? fit.mark : "");
+      say(mark, always || fit.state !== "now" ? fit.from ? range(fit.from, fit.to) : fit.mark : "");
       mark.className = { now: "is-now", waits: "is-wait" }[fit.state] ?? "";
     }
     input.disabled = fit.state === "no";
@@ -69,6 +73,32 @@ function modelOf(panel, offer) {
   return offer.models[field(panel, "gpu_model")?.value ?? ""] ?? Object.values(offer.models)[0];
 }
 
+/** Whether one node has all of this free, with GPUs of one model. */
+function free(wish) {
+  if (!live.pool.room) return true;
+  return live.pool.room.some(([gpus, memory, cores]) => {
+    if (memory < wish.memory_gib * 2 ** 30 || cores < wish.cpus * 1000) return false;
+    if (!wish.gpus) return true;
+    const most = wish.model ? gpus[wish.model] ?? 0 : Math.max(0, ...Object.values(gpus));
+    return most >= wish.gpus;
+  });
+}
+
+function wished(panel) {
+  return {
+    gpus: Number(checked(panel, "gpus")),
+    model: field(panel, "gpu_model")?.value ?? "",
+    memory_gib: Number(checked(panel, "memory_gib")),
+    cpus: Number(checked(panel, "cpus")),
+  };
+}
+
+/** What one value means beside the others that are chosen now. */
+function beside(panel, name, value, fit) {
+  if (fit.state !== "now" || free({ ...wished(panel), [name]: Number(value) })) return fit;
+  return { state: "waits", mark: "waits", reason: NOT_TOGETHER };
+}
+
 /** The worst of the chosen values, with the reasons for it. */
 function verdict(panel, offer) {
   const fits = [
@@ -76,9 +106,15 @@ function verdict(panel, offer) {
     offer.memory_gib.fits[checked(panel, "memory_gib")],
     offer.cpus.fits[checked(panel, "cpus")],
   ].filter(Boolean);
-  const worst = ["no", "waits"].find((state) => fits.some((fit) => fit.state === state)) ?? "now";
+  let worst = ["no", "waits"].find((state) => fits.some((fit) => fit.state === state)) ?? "now";
+  const reasons = fits.filter((fit) => fit.state === worst && worst !== "now").map((fit) => fit.reason);
+  if (worst === "now" && !free(wished(panel))) {
+    worst = "waits";
+    reasons.push(NOT_TOGETHER);
+  }
   const state = worst === "now" && offer.preparing ? "image" : worst;
-  const reasons = fits.filter((fit) => fit.state === worst).map((fit) => fit.reason);
+  const latest = fits.filter((fit) => fit.from).sort((a, b) => a.from.localeCompare(b.from)).at(-1);
+  if (worst === "waits" && latest) reasons.push(`Expected ${range(latest.from, latest.to)}.`);
   const text = [...(state === "image" ? [] : reasons), live.words[state].text].join(" ").trim();
   return { ...live.words[state], state, text };
 }
@@ -143,7 +179,7 @@ function drawLive(ok) {
   mark.className = `dc-state ${ok ? "is-free" : "is-wait"}`;
   mark.querySelector("use").setAttribute("href", ok ? "#i-busy" : "#i-clock");
   say(mark.querySelector("span"), ok ? "Live" : "Not live, as of");
-  setTime(by("pool-at").querySelector("time"), live.at);
+  setTime(by("pool-at").querySelector("time"), heard.toISOString());
 }
 
 let spoken = "";
@@ -205,27 +241,62 @@ addEventListener("pageshow", () => {
 });
 
 /* ---- What is free, kept fresh ---- */
-let timer = 0;
-async function refresh() {
+let heard = new Date(live.at), followed = false, timer = 0, hiding = 0;
+
+function take(news) {
+  live = { ...live, ...news };
+  drawCards();
+  drawPool();
+  draw();
+}
+
+/** While the events do not come through: ask. */
+async function poll() {
   clearTimeout(timer);
-  if (document.hidden) return;
+  if (followed || document.hidden) return;
   try {
     const answer = await fetch(form.dataset.fresh, { headers: { Accept: "application/json" } });
     if (!answer.ok) throw new Error(String(answer.status));
-    live = await answer.json();
-    drawCards();
-    drawPool();
-    draw();
+    const news = await answer.json();
+    if (followed) return;
+    take(news);
+    heard = new Date();
     drawLive(true);
   } catch {
-    drawLive(false);
+    drawLive(followed);
   }
-  timer = setTimeout(refresh, LIVE_MS);
+  timer = setTimeout(poll, POLL_MS);
 }
-document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+
+const stream = follow(form.dataset.events, { form: take }, {
+  live() {
+    followed = true;
+    heard = new Date();
+    drawLive(true);
+  },
+  away() {
+    followed = false;
+    drawLive(false);
+    poll();
+  },
+});
+
+// A browser has six connections to a hub; a page that nobody looks at needs none.
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(hiding);
+  if (document.hidden) {
+    hiding = setTimeout(() => { followed = false; stream.stop(); }, HIDDEN_MS);
+  } else if (!followed) {
+    stream.start();
+  }
+});
+setInterval(() => {
+  if (!followed) return;
+  heard = new Date();
+  drawLive(true);
+}, 1000);
 
 localTimes();
 drawName();
 draw();
 by("refused")?.focus();
-refresh();

@@ -2,6 +2,7 @@
 // on through a hub restart, and opens the server when it is ready.
 import { hub, sleep, stopServer } from "./hub.js";
 import { count, gpus, length, listed, localTimes, say, setTime } from "./words.js";
+import { ready, tellButton } from "./tell.js";
 
 const STAGES = ["queue", "held", "image", "container", "ready"];
 const DOING = {
@@ -47,7 +48,7 @@ function where() {
 }
 
 function tab(queued) {
-  if (queued) return view.place ? `Place ${view.place}` : "Waiting";
+  if (queued) return view.place ? `Place ${view.place}` : view.held ? "On hold" : "Waiting";
   return view.progress ? `Starting, ${Math.floor(view.progress)} %` : "Starting";
 }
 
@@ -74,7 +75,9 @@ function draw() {
   by("w-acts").hidden = failed;
   by("w-queue").hidden = failed || !queued;
   by("w-start").hidden = failed || queued;
-  by("w-reasons").hidden = failed || !queued || !view.reasons?.length;
+  const offers = drawOffers();
+  by("w-asides").hidden = failed || !queued || !(view.reasons?.length || offers);
+  by("w-asides").classList.toggle("dc-half", Boolean(offers && view.reasons?.length));
   const leave = queued ? "Leave the queue" : "Cancel the start";
   say(by("w-leave").querySelector("span"), leave);
   say(by("h-steps"), queued ? "Then" : "Progress");
@@ -92,8 +95,14 @@ function drawQueue() {
   const since = view.stages?.queue?.since;
   setTime(by("w-since").querySelector("time"), since);
   say(by("w-waited"), since ? `for ${length(seconds(since))}` : "");
-  by("w-latest-box").hidden = !view.latest_start;
-  setTime(by("w-latest").querySelector("time"), view.latest_start);
+  by("w-hold-box").hidden = !view.held;
+  drawExpected();
+  say(by("w-booked"), view.reservation?.title ? `On the reservation “${view.reservation.title}”` : "");
+  by("w-booked").hidden = !view.reservation?.title;
+  const { inside = 0, of = 0 } = view.record ?? {};
+  say(by("w-record"), of ? `Of the last ${of} such ranges, ${inside} held.` : "");
+  by("w-record").hidden = !of;
+  by("w-reasons").hidden = !view.reasons?.length;
   const reasons = view.reasons ?? [], list = by("w-list");
   if ([...list.children].map((item) => item.textContent).join("\n") !== reasons.join("\n")) {
     list.replaceChildren(...reasons.map((reason) => {
@@ -105,6 +114,75 @@ function drawQueue() {
     }));
   }
 }
+
+function drawExpected() {
+  const { from, to } = view.expected ?? {}, known = Boolean(from && to);
+  by("w-expected-box").hidden = !known;
+  by("w-since-box").hidden = known;
+  by("w-latest-box").hidden = known || !view.latest_start;
+  by("w-late").hidden = !view.latest_start;
+  for (const id of ["w-latest", "w-latest-short"]) setTime(by(id).querySelector("time"), view.latest_start);
+  if (!known) return;
+  const shown = by("w-expected");
+  if (shown.children.length !== 2) {
+    shown.replaceChildren(document.createElement("time"), "–", document.createElement("time"));
+    for (const time of shown.querySelectorAll("time")) time.dataset.show = "hour";
+  }
+  const [one, two] = shown.querySelectorAll("time");
+  setTime(one, from);
+  setTime(two, to);
+  if (new Date(from).toDateString() === new Date(to).toDateString()) say(two, two.textContent.split(", ").at(-1));
+  const soon = -seconds(from), late = -seconds(to);
+  say(by("w-when"), late <= 0 ? "any moment now" : soon <= 0 ? `within ${length(late)}` : `in ${length(soon)} to ${length(late)}`);
+}
+
+/* What would start at once instead. A button stays itself while its words stay the same. */
+let offered = "";
+function drawOffers() {
+  const found = view.alternatives ?? [], words = JSON.stringify(found.map((one) => [one.what, one.gpus]));
+  if (words !== offered) {
+    offered = words;
+    by("w-instead").replaceChildren(...found.map((one) => {
+      const item = document.createElement("li"), text = document.createElement("span"), name = document.createElement("b");
+      const button = document.createElement("button");
+      text.className = "grow";
+      name.textContent = one.what;
+      text.append(name);
+      button.className = "btn btn-quiet";
+      button.type = "button";
+      button.textContent = one.gpus ? `Start ${count(one.gpus, "GPU")}` : "Start this";
+      button.setAttribute("aria-label", `${button.textContent}: ${one.what}`);
+      button.addEventListener("click", () => ask({ instead: view.alternatives.find((now) => now.what === one.what) ?? one }));
+      item.append(text, button);
+      return item;
+    }));
+  }
+  const meanwhile = view.meanwhile, cpu = Boolean(view.request?.gpus) && !meanwhile;
+  by("w-gives-up").hidden = !found.length;
+  by("w-cpu").hidden = !cpu;
+  by("w-on-cpu").hidden = !meanwhile;
+  if (meanwhile) {
+    say(by("w-on-cpu-name"), meanwhile.server ? `Server “${meanwhile.server}”` : "Your place is kept");
+    by("w-on-cpu-open").href = `${main.dataset.pending}/${encodeURIComponent(meanwhile.server)}`;
+  }
+  const any = Boolean(found.length || cpu || meanwhile);
+  by("w-offers").hidden = !any;
+  return any;
+}
+
+by("w-cpu-go").addEventListener("click", async () => {
+  const button = by("w-cpu-go"), refused = by("w-refused");
+  button.disabled = true;
+  refused.hidden = true;
+  try {
+    const answer = await hub("POST", main.dataset.meanwhile);
+    location.assign(answer?.url ?? main.dataset.home);
+  } catch (error) {
+    button.disabled = false;
+    say(refused, error.message);
+    refused.hidden = false;
+  }
+});
 
 function drawStart() {
   say(by("w-doing"), DOING[view.stage] ?? "Getting ready");
@@ -159,9 +237,12 @@ function drawLog(queued) {
   }));
 }
 
-/** One quiet line for screen readers, only when the place or the stage changes. */
+/** One quiet line for screen readers, only when the place, the range or the stage changes. */
 function speak(queued) {
-  const place = view.place ? `Place ${view.place} of ${Math.max(view.queue_length ?? 0, view.place)}.` : "In the queue.";
+  const range = view.expected ? ` Expected start ${by("w-expected").textContent.replace("–", " to ")}.` : "";
+  const place = view.place
+    ? `Place ${view.place} of ${Math.max(view.queue_length ?? 0, view.place)}.${range}`
+    : view.held ? "On hold." : "In the queue.";
   const news = failed ? "" : queued ? place : `${DOING[view.stage] ?? "Starting"}.`;
   if (spoken !== null && spoken !== news) say(by("w-news"), news);
   spoken = news;
@@ -236,6 +317,7 @@ function take(event) {
     disconnect();
     document.title = "Ready · DCloud";
     say(by("w-news"), "Ready. It opens now.");
+    ready(title(true).replace(/^Waiting for /, ""));
     location.reload(); // the hub sends this address on to the server, with ?next= kept
     return;
   }
@@ -302,20 +384,22 @@ async function lose() {
 
 /* ---- Leaving ---- */
 const dialog = by("w-dialog");
-function ask(change) {
+let wanted = null; // what the dialog is about: { instead } starts something else, { change } the form
+function ask({ change = false, instead = null } = {}) {
+  wanted = { change, instead };
   const queued = view.stage === "queue", place = view.place ? `place ${view.place}` : "your place";
   const leave = queued ? "Leave the queue" : "Cancel the start";
-  dialog.dataset.change = change ? "1" : "";
-  say(by("w-ask"), change ? "Change the request?" : `${leave}?`);
+  say(by("w-ask"), instead ? `Start with ${instead.what}?` : change ? "Change the request?" : `${leave}?`);
   const lost = queued ? `You give up ${place} in the queue.` : "What is held for you is given back.";
-  say(by("w-lost"), change ? `${lost} A new request starts at the end.` : `${lost} Your files are not touched.`);
-  say(by("w-sure"), change ? `${leave} and change` : leave);
+  const then = instead ? "It starts at once if nobody is quicker." : change ? "A new request gets a place of its own." : "Your files are not touched.";
+  say(by("w-lost"), `${lost} ${then}`);
+  say(by("w-sure"), instead ? "Give up the place and start" : change ? `${leave} and change` : leave);
   by("w-sure").disabled = false;
   dialog.returnValue = "";
   dialog.showModal();
 }
-by("w-leave").addEventListener("click", () => ask(false));
-by("w-change").addEventListener("click", () => ask(true));
+by("w-leave").addEventListener("click", () => ask());
+by("w-change").addEventListener("click", () => ask({ change: true }));
 by("w-sure").addEventListener("click", async (event) => {
   event.preventDefault();
   leaving = true;
@@ -323,7 +407,12 @@ by("w-sure").addEventListener("click", async (event) => {
   say(by("w-sure"), "Leaving…");
   try {
     await stopServer(main.dataset.api);
-    location.assign(dialog.dataset.change ? main.dataset.spawn : main.dataset.home);
+    if (wanted.instead) {
+      await hub("POST", main.dataset.api, wanted.instead.choice);
+      location.reload();
+    } else {
+      location.assign(wanted.change ? main.dataset.spawn : main.dataset.home);
+    }
   } catch (error) {
     leaving = false;
     by("w-sure").disabled = false;
@@ -334,6 +423,7 @@ by("w-sure").addEventListener("click", async (event) => {
 });
 
 localTimes();
+tellButton(by("w-tell"), by("w-kept"));
 draw();
 tick();
 setInterval(tick, 1000);

@@ -12,6 +12,13 @@ export function hour(date, now = new Date()) {
   return `${date.getDate()} ${MONTHS[date.getMonth()]}, ${time}`;
 }
 
+/** 14:10–14:40, with the day where it is not today, twice where it ends on another one. */
+export function range(from, to, now = new Date()) {
+  const one = hour(new Date(from), now), two = hour(new Date(to), now);
+  const same = new Date(from).toDateString() === new Date(to).toDateString();
+  return `${one}–${same ? two.split(", ").at(-1) : two}`;
+}
+
 export function utc(date) {
   return `${date.toISOString().slice(0, 19).replace("T", " ")} UTC`;
 }

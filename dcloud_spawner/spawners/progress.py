@@ -1,0 +1,297 @@
+"""What a waiting or starting server shows: one event, made from the last reading of the pool.
+
+Nothing here asks the database: a thousand open pages cost one reading a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dcloud_spawner.live.pool import Place, PoolState
+from dcloud_spawner.live.stream import Frames, frame
+from dcloud_spawner.live.watch import PoolWatch
+from dcloud_spawner.platform import Platform
+from dcloud_spawner.profiles import Profile
+from dcloud_spawner.scheduler.admission import waiting_reasons
+from dcloud_spawner.scheduler.alternatives import Alternative, Offered, alternatives
+from dcloud_spawner.scheduler.reasons import on_hold
+from dcloud_spawner.scheduler.schedule import GIB, as_request
+from dcloud_spawner.store.nodes import AcceleratorRow
+from dcloud_spawner.store.reservations import Reservation
+from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.workloads import Workload
+
+if TYPE_CHECKING:
+    from jupyterhub.spawner import Spawner as HubSpawner
+else:
+    # The hub forbids an incomplete subclass of its Spawner, which a mixin would be.
+    HubSpawner = object
+
+STARTING_SECONDS = 0.5
+"""A start shows steps that leave no row (an image being fetched): it is looked at this often."""
+
+WAITING_SECONDS = 30.0
+
+PROGRESS = {"queue": 5, "held": 20, "image": 30, "container": 50, "ready": 75}
+"""Percent at the beginning of each stage. Ready is the longest: the server's own start."""
+
+_DOING = {
+    "held": "Everything is held for you; the container starts next.",
+    "image": "Fetching the image.",
+    "container": "Starting the container.",
+    "ready": "The container runs; waiting for the server in it.",
+}
+
+
+class SpawnerProgress(HubSpawner):
+    """The live side of a spawner: a mixin of JupyterHub's Spawner."""
+
+    platform: ClassVar[Platform]
+    pool: ClassVar[PoolWatch]
+    workload_id: str = ""
+    launched_at: datetime | None = None
+    """When the engine had started the container of the present start."""
+    fetching_image: str = ""
+    """What is being fetched now, in words; empty when nothing is."""
+
+    _drawn: tuple[tuple[object, ...], dict[str, Any]] | None = None
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Events for the waiting page, one whenever something changed."""
+        last: dict[str, Any] = {}
+        await self.pool.fresh()
+        while True:
+            workload = self._of_pool()
+            if workload is not None and workload.id == self.workload_id:
+                event = self._event(workload)
+                if event != last:
+                    last = event
+                    yield dict(event)
+            starting = workload is None or workload.state is not State.QUEUED
+            await self.pool.changed(STARTING_SECONDS if starting else WAITING_SECONDS)
+
+    def waiting_view(self) -> dict[str, Any] | None:
+        """The present event as the server draws it, None when nothing waits or starts."""
+        workload = self._of_pool()
+        if workload is None or workload.state in (State.RUNNING, State.STOPPING):
+            return None
+        return self._event(workload)
+
+    def server_frames(self) -> Frames:
+        """For the event stream of a user: what each of their servers that wait shows."""
+        frames = {}
+        for name, spawner in self.user.spawners.items():
+            view = spawner.waiting_view()
+            state = "waiting" if view else "running" if spawner.ready else "stopped"
+            if view or spawner.active:
+                frames[f"server:{name}"] = frame(
+                    "server", {"server": name, "state": state, **(view or {})}
+                )
+        return frames
+
+    async def live_changed(self, seconds: float) -> bool:
+        """Return when there may be news."""
+        return await self.pool.changed(seconds)
+
+    def _of_pool(self) -> Workload | None:
+        return self.pool.state.servers.get((self.user.name, self.name))
+
+    # -- the event -----------------------------------------------------------------------------
+
+    def _event(self, workload: Workload) -> dict[str, Any]:
+        """Made anew only when something of it changed."""
+        state = self.pool.state
+        place = state.place_of(workload.id)
+        gpus = state.held.get(workload.id, ())
+        queue = (place.place, place.gpus_ahead, len(state.queue)) if place else len(state.queue)
+        room = state.room if place else ()
+        meanwhile = self._meanwhile(workload) if place else None
+        key = (workload, queue, gpus, room, meanwhile, self.launched_at, self.fetching_image)
+        if self._drawn is None or self._drawn[0] != key:
+            self._drawn = (key, self._new_event(workload, state, place, gpus))
+        return self._drawn[1]
+
+    def _new_event(
+        self,
+        workload: Workload,
+        state: PoolState,
+        place: Place | None,
+        gpus: Sequence[AcceleratorRow],
+    ) -> dict[str, Any]:
+        stage = self._stage(workload)
+        queued = stage == "queue"
+        profile = self.platform.profiles.current().get(workload.profile)
+        event: dict[str, Any] = {
+            "progress": PROGRESS[stage],
+            "message": _message(stage, workload, place, len(state.queue)),
+            "stage": stage,
+            "stages": self._stage_times(workload),
+            "place": place.place if place else None,
+            "queue_length": len(state.queue),
+            "gpus_ahead": place.gpus_ahead if place else 0,
+            "reasons": list(_reasons(workload, place)) if queued else [],
+            "held": {"at": _iso(workload.held_at), "reason": workload.held_reason}
+            if queued and workload.held_at
+            else None,
+            "latest_start": _iso(workload.latest_start_at),
+            "expected": _range(workload.expected_from, workload.expected_to) if queued else None,
+            "first_expected": {
+                "said_at": _iso(workload.first_expected_at),
+                **(_range(workload.first_expected_from, workload.first_expected_to) or {}),
+            }
+            if queued and workload.first_expected_at
+            else None,
+            "alternatives": self._alternatives(workload, state, profile) if place else [],
+            "request": _request(workload, profile),
+            "choice": dict(workload.choice),
+            "gpus": [{"uuid": row.uuid, "model": row.model, "index": row.index} for row in gpus],
+            "node": workload.node,
+            "log": [{"at": _iso(at), "text": text} for at, text in self._log_lines(workload)],
+            "workload": workload.id,
+        }
+        meanwhile = self._meanwhile(workload) if queued else None
+        if meanwhile is not None:
+            event["meanwhile"] = meanwhile
+        booked = state.reservations.get(workload.reservation or "")
+        if queued and booked is not None:
+            event["reservation"] = _reservation(booked)
+        record = state.record
+        if queued and record is not None:
+            event["record"] = {"inside": record.inside, "of": record.of}
+        if stage == "image":
+            event["image"] = {"message": self.fetching_image}
+        return event
+
+    def _meanwhile(self, workload: Workload) -> dict[str, str] | None:
+        """The server on which its owner works while this one waits."""
+        for name in self.user.spawners:
+            other = self.pool.state.servers.get((self.user.name, name))
+            if other is not None and other.keeps_place_for == workload.id:
+                return {"server": name, "state": other.state.value}
+        return None
+
+    def _stage(self, workload: Workload) -> str:
+        if workload.state is State.QUEUED:
+            return "queue"
+        if workload.state is State.ADMITTED:
+            return "image" if self.fetching_image else "held"
+        return "container" if self.launched_at is None else "ready"
+
+    def _stage_times(self, workload: Workload) -> dict[str, dict[str, str | None]]:
+        marks = {
+            "queue": (workload.submitted_at, workload.admitted_at),
+            "held": (workload.admitted_at, workload.starting_at),
+            "container": (workload.starting_at, self.launched_at),
+            "ready": (self.launched_at, workload.ready_at),
+        }
+        return {
+            stage: {"since": _iso(since), "until": _iso(until)}
+            for stage, (since, until) in marks.items()
+            if since is not None
+        }
+
+    def _log_lines(self, workload: Workload) -> list[tuple[datetime, str]]:
+        lines = [
+            (workload.submitted_at, "joined the queue"),
+            (workload.moved_at, _because("moved to the head of the queue", workload.moved_reason)),
+            (workload.held_at, _because("put on hold", workload.held_reason)),
+            (workload.admitted_at, "admitted"),
+            (workload.starting_at, "starting the container"),
+            (self.launched_at, "the container runs"),
+        ]
+        return sorted((at, text) for at, text in lines if at is not None)
+
+    def _alternatives(
+        self, workload: Workload, state: PoolState, profile: Profile | None
+    ) -> list[dict[str, Any]]:
+        if profile is None:
+            return []
+        found = alternatives(
+            replace(as_request(workload)), state.starts_now, _offered(profile, state)
+        )
+        return [
+            {"what": one.what, "choice": _changed(workload, one), "gpus": one.request.gpus}
+            for one in found
+        ]
+
+
+def _offered(profile: Profile, state: PoolState) -> Offered:
+    models = sorted({row.model for row in state.accelerators.values()})
+    allowed = profile.gpu_models
+    return Offered(
+        gpus=tuple(profile.gpus.choices),
+        models=tuple(model for model in models if not allowed or model in allowed),
+        memory_bytes=tuple(int(gib * GIB) for gib in profile.memory_gib.choices),
+        cpu_millicores=tuple(int(cpus * 1000) for cpus in profile.cpus.choices),
+    )
+
+
+def _changed(workload: Workload, found: Alternative) -> dict[str, Any]:
+    """The choice to post instead."""
+    request = found.request
+    changed: dict[str, Any] = {
+        **workload.choice,
+        "gpus": request.gpus,
+        "memory_gib": request.memory_bytes / GIB,
+        "cpus": request.cpu_millicores / 1000,
+        "hours": int(request.limit_seconds // 3600),
+    }
+    if request.gpu_model != workload.gpu_model:
+        changed["gpu_model"] = request.gpu_model
+    return changed
+
+
+def _reasons(workload: Workload, place: Place | None) -> tuple[str, ...]:
+    if workload.held_at is not None:
+        return (on_hold(workload.held_reason),)
+    if place is None:
+        return tuple(workload.reasons)
+    return waiting_reasons(" ".join(workload.reasons), place.ahead, place.gpus_ahead)
+
+
+def _request(workload: Workload, profile: Profile | None) -> dict[str, Any]:
+    return {
+        **amounts(workload),
+        "gpus": workload.gpus,
+        "gpu_model": workload.gpu_model,
+        "hours": workload.limit_seconds // 3600,
+        "profile": workload.profile,
+        "title": profile.title if profile else workload.profile,
+    }
+
+
+def amounts(workload: Workload) -> dict[str, float]:
+    """Memory and cores as pages write them."""
+    return {
+        "memory_gib": workload.memory_bytes / GIB,
+        "cpus": workload.cpu_millicores / 1000,
+    }
+
+
+def _message(stage: str, workload: Workload, place: Place | None, length: int) -> str:
+    if stage != "queue":
+        return _DOING[stage]
+    if workload.held_at is not None:
+        return "On hold."
+    return f"Place {place.place} of {length} in the queue." if place else "Joining the queue."
+
+
+def _range(earliest: datetime | None, latest: datetime | None) -> dict[str, str | None] | None:
+    if earliest is None or latest is None:
+        return None
+    return {"from": _iso(earliest), "to": _iso(latest)}
+
+
+def _reservation(found: Reservation) -> dict[str, Any]:
+    return {"title": found.title, "from": _iso(found.starts_at), "to": _iso(found.ends_at)}
+
+
+def _because(text: str, reason: str) -> str:
+    return f"{text}: {reason}" if reason else text
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
