@@ -29,7 +29,7 @@ install:
 install-dev:
 	@$(PYTHON) deploy/bootstrap.py --dev
 
-test: install-dev  ## the whole suite on SQLite, then what touches the database on PostgreSQL
+test: install-dev  ## the whole suite on SQLite, and beside it on PostgreSQL what touches the database
 	@$(BIN)/python -m tests.services prepare
 	@$(BIN)/python -m tests.services run $(ARGS)
 

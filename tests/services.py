@@ -1,7 +1,8 @@
 """The real services that tests rest on, each started when it is needed and ended afterwards.
 
     python -m tests.services prepare      OS packages, the proxy and a Docker engine, where we may
-    python -m tests.services run [...]    pytest on SQLite, then the database tests on PostgreSQL
+    python -m tests.services run [...]    pytest on SQLite and, beside it, the database tests on
+                                          PostgreSQL
 
 Every getter raises :class:`Missing` with one sentence when a part cannot be had. Outside CI the
 test is then skipped with it; with ``CI=true`` a skip fails the run (``conftest.py``).
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,8 @@ import psycopg
 from psycopg import sql
 
 from dcloud_spawner.errors import ConfigurationError
+from dcloud_spawner.images import ImageState, ImageStore
+from dcloud_spawner.settings import Settings
 from hub_services.cli import machine
 from hub_services.cli.deployment import CHECKOUT, cache_dir
 from hub_services.cli.node import install_proxy
@@ -45,6 +48,8 @@ PACKAGES = {
     "fc-list": "fontconfig fonts-dejavu-core fonts-inter",
 }
 """Command that shows a package to be there, and the packages that bring it."""
+
+BASE_IMAGE = "dcloud/base:latest"
 
 _POSTGRESQL_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/bin")
 
@@ -270,23 +275,71 @@ def _wait_until_gone(pid: int, seconds: float = 30.0) -> None:
 
 
 def run(databases: Sequence[str], arguments: Sequence[str]) -> int:
-    """pytest once for each database; the exit code of the first that failed."""
-    path = f"{install_proxy(cache_dir())}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    code = 0
+    """pytest once for each database, side by side; the exit code of the first that failed.
+
+    Tests wait more than they compute, so two runs at once take little longer than one. What the
+    later ones print is kept and shown when the first has ended.
+    """
     with docker_for_the_run():
-        for database in databases:
-            command = [sys.executable, "-m", "pytest", *arguments]
-            if database != "sqlite":
-                command += ["-m", "database and not soak"]
-            say(f"on {database}: {' '.join(command[1:])}")
-            done = subprocess.run(
-                command,
-                cwd=CHECKOUT,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PATH": path, "DCLOUD_TEST_DATABASE": database},
-            )
-            code = code or done.returncode
-    return code
+        prepare_base_image()
+        first, *others = databases
+        with ExitStack() as running:
+            printed = running.enter_context(tempfile.TemporaryDirectory(prefix="dcloud-tests-"))
+            beside = {
+                database: running.enter_context(
+                    _pytest(database, arguments, Path(printed) / database)
+                )
+                for database in others
+            }
+            with _pytest(first, arguments) as process:
+                codes = [process.wait()]
+            for database, process in beside.items():
+                say(f"waiting for the run on {database}")
+                codes.append(process.wait())
+                sys.stdout.write((Path(printed) / database).read_text(errors="replace"))
+                sys.stdout.flush()
+    return next((code for code in codes if code), 0)
+
+
+@contextmanager
+def _pytest(
+    database: str, arguments: Sequence[str], output: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """One run, ended with its block; it prints into a file, or for everybody to see."""
+    path = f"{install_proxy(cache_dir())}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [sys.executable, "-m", "pytest", *arguments]
+    if database != "sqlite":
+        command += ["-m", "database and not soak"]
+    say(f"on {database}: {' '.join(command[1:])}")
+    with ExitStack() as stack:
+        file = stack.enter_context(output.open("wb")) if output else None
+        process = subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT if file else None,
+            env={**os.environ, "PATH": path, "DCLOUD_TEST_DATABASE": database},
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def prepare_base_image() -> None:
+    """Build what most tests with containers rest on once, before several runs want it."""
+    if not machine.docker_version():
+        return
+    with tempfile.TemporaryDirectory(prefix="dcloud-tests-") as folder:
+        settings = Settings(
+            state=Path(folder), images_dir=CHECKOUT / "images", profiles_dir=CHECKOUT / "profiles"
+        )
+        status = ImageStore(settings).prepare(BASE_IMAGE)
+    if status.state is not ImageState.READY:
+        say(f"{BASE_IMAGE}: {status.message}")
 
 
 def main() -> int:
