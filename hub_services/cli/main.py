@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -26,8 +27,10 @@ console = Console()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def dcloud() -> None:
+@click.pass_context
+def dcloud(context: click.Context) -> None:
     """Self-service GPU notebooks for a lab."""
+    context.obj = Path.cwd()
     deployments.anchor()
 
 
@@ -59,7 +62,7 @@ def down(with_servers: bool) -> None:
 @dcloud.command()
 @click.argument("programs", nargs=-1)
 def restart(programs: tuple[str, ...]) -> None:
-    """Restart PROGRAMS (hub and controller if none); users' servers keep running."""
+    """Restart PROGRAMS (hub, controller and web if none); users' servers keep running."""
     downs.restart(console, deployments.open_deployment(), programs)
 
 
@@ -156,6 +159,51 @@ def admin_link(name: str) -> None:
     link = way_in(settings, name, again=True)
     if link is not None:
         click.echo(link)
+
+
+@dcloud.command()
+@click.option("--users", type=click.IntRange(1, 1000), default=200, show_default=True)
+@click.option(
+    "--minutes", type=click.FloatRange(0.05, 24 * 60), default=5.0, show_default=True, metavar="M"
+)
+@click.option("--seed", default=1, show_default=True, help="The same seed, the same people.")
+@click.option("--profile", "profiles", multiple=True, help="Only this one; may be repeated.")
+@click.option("--report", type=click.Path(path_type=Path), help="Folder for the report.")
+@click.option("--yes", is_flag=True, help="Also where other people's servers run or wait.")
+@click.option("--clean", is_flag=True, help="Only remove what a killed load test left.")
+@click.pass_obj
+def loadtest(
+    started_in: Path,
+    users: int,
+    minutes: float,
+    seed: int,
+    profiles: tuple[str, ...],
+    report: Path | None,
+    yes: bool,
+    clean: bool,
+) -> None:
+    """Let simulated people use the real hub and engine of this machine; writes a report.
+
+    Ctrl-C ends it early, with a report. 1 if a GPU was in two hands or something is left.
+    """
+    from hub_services.cli import loadtest as loadtests  # the hub's own code: slow to import
+
+    deployment = deployments.open_deployment()
+    if clean:
+        done = loadtests.tidy(console, deployment)
+    else:
+        done = loadtests.run(
+            console,
+            deployment,
+            users=users,
+            minutes=minutes,
+            seed=seed,
+            profiles=profiles,
+            report=started_in / report if report else None,
+            among_others=yes,
+        )
+    if not done:
+        raise SystemExit(1)
 
 
 def _json(value: object) -> str:

@@ -1,0 +1,48 @@
+"""The past, as reports read it: workloads that are over or still open, and every lease."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, or_, select
+
+from dcloud_spawner.store.schema import State, leases, workloads
+from dcloud_spawner.store.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One accelerator in one hand; ``closed_at`` is None while it is held."""
+
+    accelerator: str
+    workload: str
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+def submitted_since(connection: Connection, since: datetime) -> Sequence[Workload]:
+    """Every workload submitted at or after a time, ended or not, in the order of submission."""
+    rows = connection.execute(
+        select(workloads)
+        .where(workloads.c.submitted_at >= since)
+        .order_by(workloads.c.submitted_at, workloads.c.sequence)
+    )
+    return [Workload(**{**row._mapping, "state": State(row.state)}) for row in rows]
+
+
+def first_submission(connection: Connection) -> datetime | None:
+    """When the first workload ever was submitted; None when there was none."""
+    found: datetime | None = connection.execute(select(func.min(workloads.c.submitted_at))).scalar()
+    return found
+
+
+def leases_since(connection: Connection, since: datetime) -> Sequence[Lease]:
+    """Every lease that was open at a time or later, by accelerator, as they were opened."""
+    rows = connection.execute(
+        select(leases.c.accelerator, leases.c.workload, leases.c.opened_at, leases.c.closed_at)
+        .where(or_(leases.c.closed_at.is_(None), leases.c.closed_at >= since))
+        .order_by(leases.c.accelerator, leases.c.id)
+    )
+    return [Lease(**row._mapping) for row in rows]
