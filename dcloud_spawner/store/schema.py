@@ -128,6 +128,8 @@ workloads = Table(
     Column("first_expected_from", UtcDateTime, nullable=True),
     Column("first_expected_to", UtcDateTime, nullable=True),
     Column("first_expected_at", UtcDateTime, nullable=True),
+    # The wait from then on as it was played forward, before any correction by the record.
+    Column("first_forecast_seconds", Float, nullable=True),
     Column("latest_start_at", UtcDateTime, nullable=True),
     Column("node", String(253), nullable=True),
     Column("url", String(512), nullable=False, server_default=""),
@@ -154,6 +156,8 @@ workloads = Table(
     Column("end_reason", String(32), nullable=False, server_default=""),
     Column("end_detail", AnyText, nullable=False, server_default=""),
     Index("ix_workloads_state", "state"),
+    Index("ix_workloads_admitted_at", "admitted_at"),
+    Index("ix_workloads_ended_at", "ended_at"),
 )
 
 Index(

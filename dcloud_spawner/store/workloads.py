@@ -20,6 +20,9 @@ from dcloud_spawner.store.schema import HOLDING, OPEN, State, workloads
 RESERVATION_ENDS = "reservation"
 """``notice_reason`` of what ends with its advance reservation."""
 
+PREEMPTED = "preempted"
+"""``notice_reason`` of what ends because a request of a higher tier needs its place."""
+
 NOTEBOOK = "notebook"
 """Kind of a workload that is a user's server."""
 
@@ -80,6 +83,7 @@ class Workload:
     first_expected_from: datetime | None = None
     first_expected_to: datetime | None = None
     first_expected_at: datetime | None = None
+    first_forecast_seconds: float | None = None
     connected_at: datetime | None = None
     notice_at: datetime | None = None
     notice_reason: str = ""
@@ -323,6 +327,17 @@ def last_move(connection: Connection) -> datetime | None:
         select(func.max(workloads.c.moved_at)).where(workloads.c.state == State.QUEUED.value)
     ).scalar()
     return found
+
+
+def noticed(connection: Connection, reason: str) -> frozenset[str]:
+    """Ids of what holds something and was told, for this reason, that it will be stopped."""
+    rows = connection.execute(
+        select(workloads.c.id).where(
+            workloads.c.state.in_([state.value for state in HOLDING if state is not State.STOPPING]),
+            workloads.c.notice_reason == reason,
+        )
+    )
+    return frozenset(row.id for row in rows)
 
 
 def set_values(connection: Connection, identifier: str, **values: object) -> None:
