@@ -21,11 +21,11 @@ from dcloud_spawner.engines.base import ContainerFacts
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, InvalidChoice
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.queueing import count_use, due
+from dcloud_spawner.queueing import count_use, with_due
 from dcloud_spawner.reservations import reservation_for
 from dcloud_spawner.scheduler.admission import gib_at_most, impossible
 from dcloud_spawner.scheduler.free import FreeNode, free_now
-from dcloud_spawner.scheduler.schedule import take_snapshot
+from dcloud_spawner.scheduler.schedule import read_hardware, take_snapshot
 from dcloud_spawner.scheduler.snapshot import Request
 from dcloud_spawner.store import events, homes, leases, workloads
 from dcloud_spawner.store.events import Actor
@@ -82,22 +82,8 @@ def submit(
             raise Conflict(
                 "This server already runs or waits.", hint="Stop it or leave the queue first."
             )
-        when = due(
-            connection,
-            platform,
-            user,
-            groups,
-            gpus=new.gpus,
-            limit_seconds=new.limit_seconds,
-            now=now,
-        )
-        new = replace(
-            new,
-            tier=when.tier,
-            slack_seconds=when.slack_seconds,
-            fair_seconds=when.fair_seconds,
-            reservation=reservation_for(connection, new, groups, now),
-        )
+        new = with_due(connection, platform, new, groups, now)
+        new = replace(new, reservation=reservation_for(connection, new, groups, now))
         workload = workloads.insert(connection, new, now)
         events.note(
             connection,
@@ -114,7 +100,7 @@ def _refuse_impossible(
     connection: Connection, platform: Platform, new: NewWorkload, now: datetime
 ) -> None:
     """Raise InvalidChoice when no node could ever hold this (invariant 6)."""
-    snapshot = take_snapshot(connection, platform.capacity, now)
+    hardware = read_hardware(connection, platform.capacity, now)
     wish = Request(
         "new",
         0,
@@ -126,7 +112,7 @@ def _refuse_impossible(
         new.limit_seconds,
         now.timestamp(),
     )
-    refused = impossible(wish, snapshot.nodes, snapshot.accelerators)
+    refused = impossible(wish, hardware.nodes, hardware.accelerators)
     if refused is not None:
         raise InvalidChoice(
             f"{refused.field}: {refused.reason}", hint=refused.hint, field=refused.field

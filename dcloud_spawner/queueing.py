@@ -7,7 +7,7 @@ line in the action log, and a pass after it. All functions block.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -21,7 +21,7 @@ from dcloud_spawner.store import events, nodes, shares, workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.shares import ShareRow
-from dcloud_spawner.store.workloads import Workload
+from dcloud_spawner.store.workloads import NewWorkload, Workload
 
 GIB = 2**30
 
@@ -30,15 +30,6 @@ BRONZE = "bronze"
 
 LONGEST_REASON = 500
 """Characters of an administrator's reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """How much later than its submission a request is due, and why."""
-
-    tier: str
-    slack_seconds: int
-    fair_seconds: int
 
 
 # ---------------------------------------------------------------------------- due
@@ -56,25 +47,23 @@ def weight_of(settings: Settings, groups: Collection[str]) -> float:
     return max((known[group] for group in groups if group in known), default=1.0)
 
 
-def due(
+def with_due(
     connection: Connection,
     platform: Platform,
-    user: str,
+    new: NewWorkload,
     groups: Collection[str],
-    *,
-    gpus: int,
-    limit_seconds: int,
     now: datetime,
-) -> Due:
-    """Decide once when a request is due; also notes the user's weight. Whole seconds, so that
-    a time that is read back is the time that was written, and its parts add up to it."""
+) -> NewWorkload:
+    """Decide once when a request is due; also notes its user's weight. Whole seconds, so that a
+    time that is read back is the time that was written, and its parts add up to it."""
     policy, tier = platform.policy, tier_of(platform.settings, groups)
-    _note_weight(connection, user, weight_of(platform.settings, groups), now)
-    share, fair = shares_of(connection, platform, user, now)
-    return Due(
-        tier,
-        round(policy.slack_seconds(gpus, limit_seconds, tier)),
-        round(policy.fair_seconds(share, fair)),
+    _note_weight(connection, new.user, weight_of(platform.settings, groups), now)
+    share, fair = shares_of(connection, platform, new.user, now)
+    return replace(
+        new,
+        tier=tier,
+        slack_seconds=round(policy.slack_seconds(new.gpus, new.limit_seconds, tier)),
+        fair_seconds=round(policy.fair_seconds(share, fair)),
     )
 
 

@@ -81,19 +81,34 @@ def schedule(
 
 
 def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> Snapshot:
-    """Read the pool as one consistent picture.
+    """Read the pool as one consistent picture."""
+    hardware = read_hardware(connection, capacity, now)
+    queued = workloads.queued(connection)
+    held: dict[str, list[str]] = {}
+    for accelerator, workload in leases.holders(connection).items():
+        held.setdefault(workload, []).append(accelerator)
+    return replace(
+        hardware,
+        holdings=tuple(
+            _holding(workload, tuple(held.get(workload.id, ())), now)
+            for workload in workloads.holding(connection)
+        ),
+        queue=tuple(as_request(workload) for workload in queued),
+        reservations=tuple(
+            _reservation(found, queued) for found in reservations.open_reservations(connection)
+        ),
+    )
+
+
+def read_hardware(connection: Connection, capacity: Capacity, now: datetime) -> Snapshot:
+    """What there is, as if nobody held or wanted anything.
 
     A node that the newest inventory did not list takes no work, as a drained one: an engine
     lists every node on which it can start something.
     """
     rows = nodes.all_nodes(connection)
-    queued = workloads.queued(connection)
     newest = max((row.seen_at for row in rows), default=now)
     closed = {row.name for row in rows if row.drained or row.seen_at < newest}
-    holders = leases.holders(connection)
-    held: dict[str, list[str]] = {}
-    for accelerator, workload in holders.items():
-        held.setdefault(workload, []).append(accelerator)
     return Snapshot(
         at=now.timestamp(),
         nodes={row.name: _node(row, capacity, closed=row.name in closed) for row in rows},
@@ -108,14 +123,8 @@ def take_snapshot(connection: Connection, capacity: Capacity, now: datetime) -> 
             )
             for row in nodes.all_accelerators(connection)
         },
-        holdings=tuple(
-            _holding(workload, tuple(held.get(workload.id, ())), now)
-            for workload in workloads.holding(connection)
-        ),
-        queue=tuple(as_request(workload) for workload in queued),
-        reservations=tuple(
-            _reservation(found, queued) for found in reservations.open_reservations(connection)
-        ),
+        holdings=(),
+        queue=(),
     )
 
 

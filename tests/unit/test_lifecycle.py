@@ -312,7 +312,7 @@ def test_stopping_a_queued_request_ends_it_at_once_without_the_engine(
 
 def test_leaving_the_queue_lets_those_behind_move_up(platform: Platform) -> None:
     start(platform, "ann", 2)
-    head, second = submit(platform, "bob", 4), submit(platform, "cem", 2)
+    head, second = submit(platform, "bob", 4), submit(platform, "cem", 2, hours=8)
     platform.run_pass()
     assert place(platform, second) == 2
     stop(platform, head)

@@ -74,7 +74,7 @@ def test_where_rows_and_containers_agree_nothing_happens(
     running = start(platform, "ann", 2)
     submit(platform, "bob", 4)
     platform.run_pass()
-    starting = submit(platform, "cem", 1)
+    starting = submit(platform, "cem", 1, hours=24)
     platform.run_pass()
     assert state(platform, starting) is State.QUEUED  # behind the head, which needs all four
     assert reconcile(platform) == NOTHING

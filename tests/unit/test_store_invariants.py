@@ -55,6 +55,10 @@ def pool(database: Database) -> Database:
     return database
 
 
+def lease(connection: Connection, workload: str, accelerators: list[str]) -> None:
+    leases.open_leases(connection, [(uuid, workload) for uuid in accelerators], AT)
+
+
 def ids(database: Database) -> list[str]:
     with database.reading() as connection:
         return [found.id for found in workloads.queued(connection)]
@@ -66,10 +70,10 @@ def ids(database: Database) -> list[str]:
 def test_the_database_refuses_a_second_open_lease_of_an_accelerator(pool: Database) -> None:
     alice, bob = ids(pool)
     with pool.transaction() as connection:
-        leases.open_leases(connection, alice, ["GPU-0"], AT)
+        lease(connection, alice, ["GPU-0"])
     for holder in (alice, bob):
         with pytest.raises(IntegrityError), pool.transaction() as connection:
-            leases.open_leases(connection, holder, ["GPU-0"], AT)
+            lease(connection, holder, ["GPU-0"])
     with pytest.raises(IntegrityError), pool.transaction() as connection:
         row = {"accelerator": "GPU-0", "workload": bob, "opened_at": AT}
         connection.execute(insert(lease_rows).values(**row))
@@ -80,9 +84,9 @@ def test_the_database_refuses_a_second_open_lease_of_an_accelerator(pool: Databa
 def test_a_closed_lease_cannot_be_opened_again_over_another(pool: Database) -> None:
     alice, bob = ids(pool)
     with pool.transaction() as connection:
-        leases.open_leases(connection, alice, ["GPU-0"], AT)
+        lease(connection, alice, ["GPU-0"])
         leases.close_leases(connection, alice, AT)
-        leases.open_leases(connection, bob, ["GPU-0"], AT)
+        lease(connection, bob, ["GPU-0"])
     with pytest.raises(IntegrityError), pool.transaction() as connection:
         connection.execute(text("UPDATE leases SET closed_at = NULL"))
 
@@ -90,9 +94,9 @@ def test_a_closed_lease_cannot_be_opened_again_over_another(pool: Database) -> N
 def test_one_that_is_taken_lets_none_of_the_others_be_leased(pool: Database) -> None:
     alice, bob = ids(pool)
     with pool.transaction() as connection:
-        leases.open_leases(connection, alice, ["GPU-2"], AT)
+        lease(connection, alice, ["GPU-2"])
     with pytest.raises(IntegrityError), pool.transaction() as connection:
-        leases.open_leases(connection, bob, ["GPU-0", "GPU-1", "GPU-2", "GPU-3"], AT)
+        lease(connection, bob, ["GPU-0", "GPU-1", "GPU-2", "GPU-3"])
     with pool.reading() as connection:
         assert leases.holders(connection) == {"GPU-2": alice}
 
@@ -101,7 +105,7 @@ def test_an_accelerator_can_be_leased_again_once_it_is_released(pool: Database) 
     alice, bob = ids(pool)
     for holder in (alice, bob, alice):
         with pool.transaction() as connection:
-            leases.open_leases(connection, holder, ["GPU-0", "GPU-1"], AT)
+            lease(connection, holder, ["GPU-0", "GPU-1"])
             assert leases.held_by(connection, holder) == ("GPU-0", "GPU-1")
             assert leases.close_leases(connection, holder, AT) == 2
             assert leases.close_leases(connection, holder, AT) == 0
@@ -120,7 +124,7 @@ def test_a_lease_of_what_does_not_exist_is_refused(pool: Database, what: str) ->
 @pytest.mark.parametrize("table", ["accelerators", "workloads", "nodes"])
 def test_what_a_lease_refers_to_cannot_be_deleted(pool: Database, table: str) -> None:
     with pool.transaction() as connection:
-        leases.open_leases(connection, ids(pool)[0], ["GPU-0"], AT)
+        lease(connection, ids(pool)[0], ["GPU-0"])
     with pytest.raises(IntegrityError), pool.transaction() as connection:
         connection.execute(text(f"DELETE FROM {table}"))
 
