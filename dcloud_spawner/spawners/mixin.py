@@ -157,7 +157,14 @@ class PlatformSpawner(SpawnerRow):
             await self._end_previous(existing, actor)
         await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
         return await self.platform.in_database_thread(
-            lifecycle.submit, self.platform, self.user.name, self.name, choice, image, actor
+            lifecycle.submit,
+            self.platform,
+            self.user.name,
+            self.name,
+            choice,
+            image,
+            actor,
+            groups={group.name for group in self.user.groups},
         )
 
     async def _resumed(self, identifier: object) -> Workload:
