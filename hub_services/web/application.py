@@ -17,6 +17,8 @@ from hub_services.web.api.handler import ApiHandler, NoSuchPath
 from hub_services.web.api.openapi import document
 from hub_services.web.api.operations import OPERATIONS
 from hub_services.web.handler import Handler
+from hub_services.web.pages.all import PAGES
+from hub_services.web.pages.handlers import Front, NoSuchPage, PageEvents, ShowPage
 from hub_services.web.service import Service
 
 OWN_STATIC = Path(__file__).parent / "static"
@@ -88,6 +90,10 @@ def make_application(service: Service) -> Application:
         (f"{root}static/hub/(.*)", HubFiles, {"path": str(Path(DATA_FILES_PATH) / "static")}),
         (f"{root}static/web/(.*)", StaticFiles, {"path": str(OWN_STATIC)}),
         (f"{root}static/(.*)", StaticFiles, {"path": str(STATIC)}),
+        (f"{root}events/([a-z]+)", PageEvents, {"pages": PAGES}),
+        (f"{root}({'|'.join(PAGES)})", ShowPage, {"pages": PAGES}),
+        (f"{root}?", Front, {"pages": PAGES}),
+        (".*", NoSuchPage, {"pages": PAGES}),
     ]
     return Application(
         routes,

@@ -13,6 +13,7 @@ from dcloud_spawner.authenticator.source import own_addresses
 from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
+from hub_services.web.board import BoardWatch
 from hub_services.web.wiring import SERVICE, WEB_CLIENT_ID, WEB_SCOPE
 
 WHO_SECONDS = 10
@@ -51,6 +52,7 @@ class Service:
     paths: Paths
     cookie_secret: bytes = field(repr=False)
     pool: PoolWatch
+    board: BoardWatch
     proxies: frozenset[str] = field(default_factory=lambda: frozenset(own_addresses()))
     """Addresses whose X-Forwarded-For is believed: the proxy is on this machine."""
 
@@ -72,4 +74,5 @@ def open_service(platform: Platform, hub_host: str) -> Service:
     )
     # Made from the token, so that a restart signs nobody out and there is no second secret.
     secret = hmac.new(token.encode(), b"cookies of the web service", hashlib.sha256).digest()
-    return Service(platform, auth, paths, secret, PoolWatch(platform))
+    pool = PoolWatch(platform)
+    return Service(platform, auth, paths, secret, pool, BoardWatch(platform, pool))

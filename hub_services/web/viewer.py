@@ -15,6 +15,7 @@ class Viewer:
 
     name: str
     administrator: bool = False
+    groups: frozenset[str] = frozenset()
     person: bool = True
     """False for a service: a user of the same name is somebody else."""
 
@@ -39,5 +40,6 @@ def viewer_of(model: Mapping[str, Any]) -> Viewer:
     return Viewer(
         name=str(model["name"]),
         administrator=bool(model.get("admin")) and ADMINISTRATION_SCOPE in scopes,
+        groups=frozenset(model.get("groups") or ()),
         person=person,
     )

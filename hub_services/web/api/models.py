@@ -43,6 +43,12 @@ class WithReason(Wire):
     reason: Reason
 
 
+class CancelBody(Wire):
+    """Why; administrators have to say it when the request is somebody else's."""
+
+    reason: Reason | None = None
+
+
 class Page(Wire):
     """A part of a list."""
 

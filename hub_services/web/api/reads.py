@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound
 from dcloud_spawner.live.pool import availability as availability_of
 from dcloud_spawner.store import listing
@@ -94,7 +96,7 @@ async def queue(call: Call[Page, Nothing]) -> QueueView:
     )
 
 
-async def find_workload(call: Call[Nothing, Nothing], identifier: str) -> Workload:
+async def find_workload(call: Call[Any, Any], identifier: str) -> Workload:
     """A workload that the caller may see; NotFound for others', so that ids cannot be tried."""
 
     def read() -> Workload | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.live.pool import PoolState
+from dcloud_spawner.scheduler.admission import waiting_reasons
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.store.nodes import AcceleratorRow, NodeRow
+from dcloud_spawner.store.reservations import Reservation
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.web.api.models import (
@@ -14,6 +16,7 @@ from hub_services.web.api.models import (
     ModelView,
     NodeView,
     QueueRowView,
+    ReservationView,
     SizeView,
     WorkloadView,
 )
@@ -73,7 +76,7 @@ def workload_view(workload: Workload, state: PoolState) -> WorkloadView:
         state=workload.state.value,
         tier=workload.tier,
         place=place.place if place and waiting else None,
-        reasons=tuple(workload.reasons) if waiting else (),
+        reasons=reasons_of(workload, state) if waiting else (),
         alternatives=tuple(workload.alternatives) if waiting else (),
         submitted_at=workload.submitted_at,
         due_at=workload.due_at,
@@ -93,6 +96,14 @@ def workload_view(workload: Workload, state: PoolState) -> WorkloadView:
         end_reason=workload.end_reason,
         end_detail=workload.end_detail,
     )
+
+
+def reasons_of(workload: Workload, state: PoolState) -> tuple[str, ...]:
+    """Why it waits: what is short, and how much is ahead of it now."""
+    place = state.place_of(workload.id)
+    if place is None:
+        return ()
+    return waiting_reasons(" ".join(workload.reasons), place.ahead, place.gpus_ahead)
 
 
 def waiting_rows(state: PoolState) -> list[tuple[int | None, Workload]]:
@@ -144,4 +155,24 @@ def accelerator_view(row: AcceleratorRow) -> AcceleratorView:
         drained=row.drained,
         drained_by=row.drained_by,
         drained_reason=row.drained_reason,
+    )
+
+
+def reservation_view(found: Reservation, viewer: Viewer) -> ReservationView:
+    """A reservation; whose it is only for those whom it concerns."""
+    named = viewer.administrator or (viewer.person and found.is_for(viewer.name, viewer.groups))
+    return ReservationView(
+        id=found.id,
+        title=found.title if named else "",
+        starts_at=found.starts_at,
+        ends_at=found.ends_at,
+        gpus=found.gpus,
+        gpu_model=found.gpu_model,
+        memory_gib_per_gpu=found.memory_bytes / GIB,
+        cpus_per_gpu=found.cpu_millicores / 1000,
+        users=tuple(found.users) if named else (),
+        groups=tuple(found.groups) if named else (),
+        state=found.state.value,
+        created_by=found.created_by if named else "",
+        detail=found.detail if named else "",
     )

@@ -1,0 +1,51 @@
+"""The list of pages, in the order of their links."""
+
+from __future__ import annotations
+
+from hub_services.web.board import Board
+from hub_services.web.pages.gpus import gpus_page
+from hub_services.web.pages.handlers import LivePage, Shown
+from hub_services.web.pages.queue import queue_page
+from hub_services.web.pages.reservations import reservations_page
+from hub_services.web.service import Service
+from hub_services.web.viewer import Viewer
+
+
+def _queue(board: Board, viewer: Viewer, service: Service) -> Shown:
+    platform = service.platform
+    return queue_page(
+        board,
+        viewer,
+        simulated=platform.settings.simulated_gpus,
+        engine=platform.engine.name,
+    )
+
+
+PAGES = {
+    page.name: page
+    for page in (
+        LivePage(
+            "queue",
+            "Queue",
+            "Who waits and in which order, what is free, and when more will be.",
+            _queue,
+            "queue.html",
+        ),
+        LivePage(
+            "gpus",
+            "GPUs",
+            "Every node and GPU, who is on it, and what is out of service.",
+            lambda board, viewer, service: gpus_page(board, viewer),
+            "gpus.html",
+            administrators=True,
+        ),
+        LivePage(
+            "reservations",
+            "Reservations",
+            "GPUs that are kept for some people at some time.",
+            lambda board, viewer, service: reservations_page(board, viewer),
+            "reservations.html",
+            around="reserve.html",
+        ),
+    )
+}

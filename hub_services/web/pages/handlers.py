@@ -1,0 +1,178 @@
+"""The pages: drawn by the server, and again for everybody who looks when something changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
+
+from dcloud_spawner.errors import NotAllowed, NotFound, UserError
+from dcloud_spawner.form.view import TEMPLATES as HUB_TEMPLATES
+from dcloud_spawner.live.stream import EventStream, Frames, frame
+from hub_services.web.board import Board
+from hub_services.web.handler import SAFE, Handler
+from hub_services.web.service import Service
+from hub_services.web.viewer import Viewer
+from hub_services.web.wiring import ADMINISTRATION_SCOPE
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+class Shown(Protocol):
+    """What a page shows to one viewer."""
+
+    @property
+    def viewer(self) -> Viewer:
+        """For whom it is."""
+
+
+@dataclass(frozen=True)
+class LivePage:
+    """One page whose middle is drawn anew whenever the board changes."""
+
+    name: str
+    title: str
+    lede: str
+    show: Callable[[Board, Viewer, Service], Shown]
+    template: str
+    around: str = "live.html"
+    administrators: bool = False
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), FileSystemLoader(HUB_TEMPLATES)]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+class PageHandler(Handler):
+    """A page for people, who are sent to sign in when nobody knows them."""
+
+    def initialize(self, pages: dict[str, LivePage]) -> None:  # type: ignore[override]
+        """All pages by name."""
+        super().initialize()
+        self.pages = pages
+
+    async def prepare(self) -> None:
+        """Sign in first."""
+        await super().prepare()
+        if self.viewer is None and not self._finished:
+            if self.request.method not in SAFE:
+                raise NotAllowed("Sign in first.")
+            self.redirect(self.get_login_url())
+
+    def page(self, name: str) -> LivePage:
+        """The page of that name, if the viewer may see it."""
+        found = self.pages.get(name)
+        if found is None:
+            raise NotFound("There is no such page.")
+        assert self.viewer is not None
+        if found.administrators and not self.viewer.administrator:
+            raise NotAllowed("Only administrators see this page.")
+        return found
+
+    def draw(self, page: LivePage, board: Board) -> str:
+        """The middle of a page for this viewer."""
+        assert self.viewer is not None
+        shown = page.show(board, self.viewer, self.service)
+        return self.render_template(page.template, q=shown)
+
+    def render_template(self, template: str, **values: object) -> str:
+        """A template with what all of them need."""
+        return _environment().get_template(template).render(**self._common(), **values)
+
+    def _common(self) -> dict[str, object]:
+        service, viewer = self.service, self.viewer
+        settings = service.platform.settings
+        return {
+            "base_url": service.paths.hub,
+            "prefix": service.paths.root,
+            "service_url": service.paths.service,
+            "user": {"name": viewer.name, "admin": viewer.administrator} if viewer else None,
+            "parsed_scopes": {ADMINISTRATION_SCOPE} if viewer and viewer.administrator else {},
+            "services": (),
+            "dc_nav": "queue",
+            "logout_url": f"{service.paths.hub}logout",
+            "login_url": f"{service.paths.hub}login",
+            "dcloud_approvals": settings.authenticator == "dcloud",
+            "dcloud_simulated": settings.simulated_gpus,
+            "dcloud_isolation_note": service.platform.engine.weaker_isolation,
+        }
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """A page that says what was wrong and where to go."""
+        told: UserError = kwargs["told"]
+        self.finish(self.render_template("failed.html", told=told, xsrf=""))
+
+
+class ShowPage(PageHandler):
+    """One page as a whole."""
+
+    async def get(self, name: str) -> None:
+        """Draw it as things are now."""
+        page = self.page(name)
+        board = await self.service.board.fresh()
+        assert self.viewer is not None
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(
+            self.render_template(
+                page.around,
+                page=page,
+                pages=[
+                    other
+                    for other in self.pages.values()
+                    if self.viewer.administrator or not other.administrators
+                ],
+                fragment=self.draw(page, board),
+                models=tuple(sorted({row.model for row in board.state.accelerators.values()})),
+                xsrf=self.xsrf_token.decode(),
+            )
+        )
+
+
+class PageEvents(EventStream, PageHandler):
+    """The middle of a page, sent again whenever it is another one."""
+
+    async def prepare(self) -> None:
+        """A stream cannot follow a redirect to a page."""
+        await Handler.prepare(self)
+        if self.viewer is None:
+            raise NotAllowed("Sign in first.", code="not_signed_in")
+
+    async def get(self, name: str) -> None:
+        """Follow the board until the page is closed."""
+        page = self.page(name)
+
+        async def compose() -> Frames:
+            board = await self.service.board.current()
+            return {"page": frame("page", self.draw(page, board))}
+
+        await self.follow(compose, self.service.board.changed)
+
+
+class Front(PageHandler):
+    """The service's own address."""
+
+    async def prepare(self) -> None:
+        """The hub looks here whether the service is alive; that needs no name."""
+
+    def get(self) -> None:
+        """To the queue."""
+        self.redirect(f"{self.service.paths.service}queue")
+
+
+class NoSuchPage(PageHandler):
+    """Every other address."""
+
+    def get(self) -> None:
+        """404."""
+        raise NotFound("There is no such page.")

@@ -1,0 +1,22 @@
+// Calls to the API with the page's XSRF token.
+
+const meta = (name) => document.querySelector(`meta[name=${name}]`).content;
+
+/** The API's answer, or an Error whose text a person may read. */
+export async function call(method, path, body) {
+  const headers = { Accept: "application/json", "X-XSRFToken": meta("xsrf") };
+  if (body) headers["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(meta("api") + path, { method, headers, body: body && JSON.stringify(body) });
+  } catch {
+    throw new Error("The platform does not answer. Try again in a moment.");
+  }
+  const text = await answer.text();
+  let data = null;
+  try { data = text ? JSON.parse(text) : null; } catch { /* not JSON: the proxy's own page */ }
+  if (answer.ok) return data;
+  const error = data?.error;
+  const words = error ? `${error.message} ${error.hint}`.trim() : "The platform refused. Load the page again and try once more.";
+  throw Object.assign(new Error(words), { field: error?.field });
+}
