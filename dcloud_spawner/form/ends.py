@@ -44,5 +44,15 @@ def _sentence(view: Mapping[str, object]) -> str:
         "that were asked for.",
         "mismatch": "it had GPUs that were not its own; tell an administrator.",
         "failed": f"it could not be started. {said}".strip(),
+        "never opened": f"nobody opened it{_within(view)}. Its time counts only until then; "
+        "start it again when you are there.",
+        "preempted": "a request of a higher tier needed its place. Your home is as it was: "
+        "start it again to queue for the rest.",
+        "reservation": "the reservation that it ran on is over.",
         "forgotten": "the hub had lost it and nobody could reach it.",
     }[str(view.get("reason"))]
+
+
+def _within(view: Mapping[str, object]) -> str:
+    minutes = number(view.get("unused_minutes"))
+    return f" within {count_words(minutes, 'minute')} of its start" if minutes else ""

@@ -28,6 +28,8 @@ class Fit:
 
 NOW = Fit("now", "now")
 
+TURN = Fit("waits", "waits", "starting now would delay a request ahead")
+
 NOT_TOGETHER = "No single node has the GPUs, the memory and the cores free together."
 
 

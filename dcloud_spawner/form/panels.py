@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from dcloud_spawner.form.fit import NOT_TOGETHER, Fit, fit_amount, fit_gpus, reason
+from dcloud_spawner.form.fit import NOT_TOGETHER, TURN, Fit, fit_amount, fit_gpus, reason
 from dcloud_spawner.live.availability import GIB, Availability, ModelAvailability
 from dcloud_spawner.live.outlook import Wish
 from dcloud_spawner.profiles import AmountChoices, Profile
@@ -167,8 +167,9 @@ def _option(
 
 
 def _with_range(fit: Fit, profile: Profile, pool: Availability, gpus: int, model: str) -> Fit:
-    """With the expected start of so many GPUs beside the profile's usual memory and cores."""
-    if fit.state != "waits":
+    """With the expected start of so many GPUs beside the profile's usual memory and cores. What
+    fits waits all the same where it would delay somebody."""
+    if fit.state == "no":
         return fit
     wish = Wish(
         gpus,
@@ -177,6 +178,10 @@ def _with_range(fit: Fit, profile: Profile, pool: Availability, gpus: int, model
         round(profile.cpus.default * 1000),
         profile.hours.default * 3600,
     )
+    if fit.state == "now":
+        if pool.room is None or not any(n.holds(wish) for n in pool.room) or pool.starts_now(wish):
+            return fit
+        fit = TURN
     return replace(fit, expected=pool.expected(wish))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from dcloud_spawner.live.outlook import Expected, no_forecast
+from dcloud_spawner.live.outlook import Expected, Wish, no_forecast
 from dcloud_spawner.live.room import NodeFree
 
 GIB = 2**30
@@ -47,6 +48,11 @@ class ModelAvailability:
         return f"{name} {round(self.memory_bytes / GIB)} GB"
 
 
+def always(wish: Wish) -> bool:
+    """Where nobody waits, whatever fits starts."""
+    return True
+
+
 @dataclass(frozen=True)
 class Availability:
     """One look at the pool."""
@@ -65,6 +71,8 @@ class Availability:
     engine: str
     room: tuple[NodeFree, ...] | None = None
     """What is free together; None where only the sums are known."""
+    starts_now: Callable[[Wish], bool] = always
+    """Whether the policy would start a wish that fits, for it must delay nobody."""
     expected: Expected = no_forecast
     """When a wish that does not fit now would start."""
 

@@ -6,27 +6,37 @@ whatever decides something (validation, admission) reads the database itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dcloud_spawner.live.availability import Availability, ModelAvailability
-from dcloud_spawner.live.outlook import Expected, Record, no_forecast
-from dcloud_spawner.live.room import Asks, NodeFree, free_of_nodes, openings
+from dcloud_spawner.live.outlook import Chances, Expected, no_forecast
+from dcloud_spawner.live.room import NodeFree, free_of_nodes, openings
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.schedule import GIB, take_snapshot
 from dcloud_spawner.scheduler.snapshot import Snapshot
-from dcloud_spawner.store import events, homes, leases, nodes, reservations, workloads
+from dcloud_spawner.store import events, homes, leases, listing, nodes, reservations, workloads
+from dcloud_spawner.store.listing import Record
 from dcloud_spawner.store.nodes import AcceleratorRow
 from dcloud_spawner.store.reservations import Reservation
 from dcloud_spawner.store.workloads import Workload
 
-TOLD = ("out of memory", "exited", "lost", "time limit", "mismatch", "failed", "forgotten")
+TOLD = (
+    *("out of memory", "exited", "lost", "time limit", "mismatch", "failed", "forgotten"),
+    *("never opened", "preempted", "reservation"),
+)
 """Reasons of an end that a page tells; a stop by its owner explains itself."""
 
 TOLD_FOR = timedelta(days=1)
 """How long a page tells why a server ended."""
+
+
+RECOUNT = timedelta(minutes=1)
+"""After which the record of the ranges is counted again."""
+
+NO_RECORD = Record(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +83,25 @@ class PoolState:
 
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     """Planned and active ones by their id."""
-    record: Record | None = None
-    """How good the expected ranges were lately; None while nobody knows."""
+    record: Record = NO_RECORD
+    """How good the expected ranges were lately."""
+    record_at: datetime | None = None
+    chances: Chances = field(init=False, compare=False)
+    """What would start at once besides those who wait."""
+    memo: dict[Hashable, object] = field(default_factory=dict, compare=False)
+    """What pages made of this reading, for the next page that needs it."""
 
-    def starts_now(self, wish: Asks) -> bool:
-        """Whether this would fit now."""
-        return any(node.holds(wish) for node in self.room)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chances", Chances(self.snapshot))
 
     def place_of(self, identifier: str) -> Place | None:
         """Where a workload waits; None when it does not, or is on hold."""
         return self.places.get(identifier)
 
 
-def read_pool(platform: Platform) -> PoolState:
-    """Read everything the pages need. Blocks."""
+def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
+    """Read everything the pages need. Blocks. ``before`` is the reading before this one, for
+    what need not be counted anew each time."""
     now = utc_now()
     with platform.database.reading() as connection:
         head = events.head(connection).sequence
@@ -101,6 +116,8 @@ def read_pool(platform: Platform) -> PoolState:
             if ended.end_reason in TOLD:
                 ends.setdefault(ended.user, []).append(ended)
         booked = {found.id: found for found in reservations.open_reservations(connection)}
+        counted = before is not None and before.record_at and now - before.record_at < RECOUNT
+        record = before.record if before and counted else listing.record(connection)
         sizes = {
             home.user: home.size_bytes
             for home in homes.all_homes(connection)
@@ -125,6 +142,8 @@ def read_pool(platform: Platform) -> PoolState:
         ends={user: tuple(ended) for user, ended in ends.items()},
         home_bytes=sizes,
         reservations=booked,
+        record=record,
+        record_at=before.record_at if before and counted else now,
     )
 
 
@@ -172,5 +191,6 @@ def availability(
         simulated=simulated,
         engine=engine,
         room=state.room,
+        starts_now=state.chances.starts_now,
         expected=expected,
     )

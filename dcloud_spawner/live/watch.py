@@ -36,6 +36,8 @@ class PoolWatch:
         self.state = read_pool(platform)
         self.listeners: list[Callable[[PoolState], None]] = []
         """Called on the event loop after each reading."""
+        self.prepare: list[Callable[[PoolState], None]] = []
+        """Called in the reading's thread before it is told to anybody: for what takes time."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
@@ -99,12 +101,18 @@ class PoolWatch:
         return self._next
 
     async def _read(self) -> PoolState:
-        self.state = await self._platform.in_database_thread(read_pool, self._platform)
+        self.state = await self._platform.in_database_thread(self._read_and_prepare)
         news, self._news = self._news, asyncio.Event()
         news.set()
         for listener in self.listeners:
             listener(self.state)
         return self.state
+
+    def _read_and_prepare(self) -> PoolState:
+        state = read_pool(self._platform, self.state)
+        for prepare in self.prepare:
+            prepare(state)
+        return state
 
     async def _head(self) -> int:
         def look() -> int:

@@ -66,6 +66,25 @@ def make_plan(
     )
 
 
+class Standing:
+    """How things stand after a pass over a queue: what would start besides, delaying nobody."""
+
+    def __init__(
+        self,
+        occupancy: Occupancy,
+        queue: Sequence[Request],
+        now: float,
+        reservations: Sequence[Reservation] = (),
+    ) -> None:
+        self._pass = _Pass(occupancy, now, reservations)
+        self._pass.start_in_order(self._pass.start_on_reservations(queue))
+
+    def would_start(self, request: Request) -> bool:
+        """Whether this one, submitted now behind all the others, would start at once. What may
+        use an advance reservation that has begun starts even when this says no."""
+        return self._pass.would_start(request)
+
+
 class _Pass:
     def __init__(
         self, occupancy: Occupancy, now: float, reservations: Sequence[Reservation]
@@ -121,6 +140,17 @@ class _Pass:
                 if self.head is not None:
                     self._guards.append(self.head)
         return kept
+
+    def would_start(self, request: Request) -> bool:
+        """Whether a request would be placed now; nothing is."""
+        grants = self._place(request)
+        if grants is None:
+            return False
+        for guard in self._guards:
+            if guard.at < self.now + request.limit_seconds:
+                for grant in grants:
+                    guard.give(grant)
+        return True
 
     def _place(self, request: Request) -> tuple[Grant, ...] | None:
         """Where a request starts now without breaking a guard; None when nowhere."""

@@ -69,6 +69,7 @@ class PlatformSpawner(SpawnerRow):
         cls.launches = asyncio.Semaphore(platform.settings.concurrent_launches)
         cls.living = WeakSet()
         cls.pool.listeners.append(cls._notice_ends)
+        cls.pool.prepare.append(cls.prepare)
         announce_hub(platform.settings)
 
     @classmethod

@@ -5,10 +5,12 @@ Nothing here asks the database: a thousand open pages cost one reading a change.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from dcloud_spawner.live.pool import Place, PoolState
 from dcloud_spawner.live.stream import Frames, frame
@@ -57,21 +59,45 @@ class SpawnerProgress(HubSpawner):
     fetching_image: str = ""
     """What is being fetched now, in words; empty when nothing is."""
 
+    watched: ClassVar[Counter[str]] = Counter()
+    """Open waiting pages by workload id."""
+
     _drawn: tuple[tuple[object, ...], dict[str, Any]] | None = None
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Events for the waiting page, one whenever something changed."""
         last: dict[str, Any] = {}
         await self.pool.fresh()
-        while True:
-            workload = self._of_pool()
-            if workload is not None and workload.id == self.workload_id:
-                event = self._event(workload)
-                if event != last:
-                    last = event
-                    yield dict(event)
-            starting = workload is None or workload.state is not State.QUEUED
-            await self.pool.changed(STARTING_SECONDS if starting else WAITING_SECONDS)
+        with self._watched():
+            while True:
+                workload = self._of_pool()
+                if workload is not None and workload.id == self.workload_id:
+                    event = self._event(workload)
+                    if event != last:
+                        last = event
+                        yield dict(event)
+                starting = workload is None or workload.state is not State.QUEUED
+                await self.pool.changed(STARTING_SECONDS if starting else WAITING_SECONDS)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """While somebody looks at it, what takes time is made ready in the reading's thread."""
+        identifier = self.workload_id
+        self.watched[identifier] += 1
+        try:
+            yield
+        finally:
+            self.watched[identifier] -= 1
+            if self.watched[identifier] <= 0:
+                del self.watched[identifier]
+
+    @classmethod
+    def prepare(cls, state: PoolState) -> None:
+        """Find what would start instead of what is looked at. Blocks."""
+        for place in state.queue:
+            if place.workload.id in cls.watched:
+                profile = cls.platform.profiles.current().get(place.workload.profile)
+                instead_of(place, profile, state)
 
     def waiting_view(self) -> dict[str, Any] | None:
         """The present event as the server draws it, None when nothing waits or starts."""
@@ -107,9 +133,19 @@ class SpawnerProgress(HubSpawner):
         place = state.place_of(workload.id)
         gpus = state.held.get(workload.id, ())
         queue = (place.place, place.gpus_ahead, len(state.queue)) if place else len(state.queue)
-        room = state.room if place else ()
-        meanwhile = self._meanwhile(workload) if place else None
-        key = (workload, queue, gpus, room, meanwhile, self.launched_at, self.fetching_image)
+        profile = self.platform.profiles.current().get(workload.profile)
+        instead = instead_of(place, profile, state) if place else ()
+        meanwhile = self._meanwhile(workload) if workload.state is State.QUEUED else None
+        key = (
+            workload,
+            queue,
+            gpus,
+            tuple(one.what for one in instead),
+            meanwhile,
+            state.record,
+            self.launched_at,
+            self.fetching_image,
+        )
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = (key, self._new_event(workload, state, place, gpus))
         return self._drawn[1]
@@ -144,7 +180,10 @@ class SpawnerProgress(HubSpawner):
             }
             if queued and workload.first_expected_at
             else None,
-            "alternatives": self._alternatives(workload, state, profile) if place else [],
+            "alternatives": [
+                {"what": one.what, "choice": _changed(workload, one), "gpus": one.request.gpus}
+                for one in (instead_of(place, profile, state) if place else ())
+            ],
             "request": _request(workload, profile),
             "choice": dict(workload.choice),
             "gpus": [{"uuid": row.uuid, "model": row.model, "index": row.index} for row in gpus],
@@ -158,9 +197,8 @@ class SpawnerProgress(HubSpawner):
         booked = state.reservations.get(workload.reservation or "")
         if queued and booked is not None:
             event["reservation"] = _reservation(booked)
-        record = state.record
-        if queued and record is not None:
-            event["record"] = {"inside": record.inside, "of": record.of}
+        if queued and state.record.count:
+            event["record"] = {"inside": state.record.inside, "of": state.record.count}
         if stage == "image":
             event["image"] = {"message": self.fetching_image}
         return event
@@ -204,18 +242,20 @@ class SpawnerProgress(HubSpawner):
         ]
         return sorted((at, text) for at, text in lines if at is not None)
 
-    def _alternatives(
-        self, workload: Workload, state: PoolState, profile: Profile | None
-    ) -> list[dict[str, Any]]:
-        if profile is None:
-            return []
-        found = alternatives(
-            replace(as_request(workload)), state.starts_now, _offered(profile, state)
-        )
-        return [
-            {"what": one.what, "choice": _changed(workload, one), "gpus": one.request.gpus}
-            for one in found
-        ]
+
+def instead_of(place: Place, profile: Profile | None, state: PoolState) -> tuple[Alternative, ...]:
+    """What would start at once instead of a request, found once for all that are alike."""
+    if profile is None:
+        return ()
+    request = as_request(place.workload)
+    # Only the head keeps anything from starting that would fit.
+    given_up = request.id if place.place == 1 else ""
+    key = (profile.name, request.shape, request.limit_seconds, given_up)
+    found = state.memo.get(key)
+    if found is None:
+        fits = partial(state.chances.starts_now, instead_of=given_up)
+        found = state.memo[key] = alternatives(request, fits, _offered(profile, state))
+    return cast("tuple[Alternative, ...]", found)
 
 
 def _offered(profile: Profile, state: PoolState) -> Offered:

@@ -36,6 +36,8 @@ CHROMIUM_ARGUMENTS = [
 class StagedHub:
     """Use as a context manager; ``stage()`` says what a server does."""
 
+    config = "hub_of_stages.py"
+
     def __init__(self, folder: Path, *, simulated: bool = True, note: str = "") -> None:
         self.folder = folder
         self.password = secrets.token_hex(8)
@@ -74,7 +76,7 @@ class StagedHub:
 
     def start_hub(self) -> None:
         """Start the hub and wait until it answers."""
-        command = [sys.executable, "-m", "jupyterhub", "-f", str(HERE / "hub_of_stages.py")]
+        command = [sys.executable, "-m", "jupyterhub", "-f", str(HERE / self.config)]
         self._start("hub", command)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._processes["hub"].poll() is None:
@@ -135,6 +137,45 @@ class StagedHub:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+
+NODES = {"gpu-01": [4, "NVIDIA A100-SXM4-80GB", 80], "gpu-02": [2, "NVIDIA RTX A5000", 24]}
+
+
+class QueueHub(StagedHub):
+    """The real spawner, queue and pages; only the engine is in memory."""
+
+    config = "hub_of_queue.py"
+
+    def __init__(self, folder: Path, nodes: dict[str, list[Any]] | None = None) -> None:
+        super().__init__(folder)
+        self._environment["DCLOUD_STAGE_NODES"] = json.dumps(nodes or NODES)
+
+    def pid(self, name: str) -> int:
+        """Process id of the hub or the proxy."""
+        return self._processes[name].pid
+
+    def api(self) -> httpx.Client:
+        """The hub's REST API with all rights."""
+        return httpx.Client(
+            base_url=f"{self.url}/hub/api",
+            headers={"Authorization": f"token {self.token}"},
+            timeout=60,
+            trust_env=False,
+        )
+
+    def ask(self, user: str, choice: dict[str, Any], server: str = "") -> None:
+        """Ask for a server of a user."""
+        with self.api() as api:
+            api.post(f"/users/{user}")
+            path = f"servers/{server}" if server else "server"
+            api.post(f"/users/{user}/{path}", json=choice).raise_for_status()
+
+    def leave(self, user: str, server: str = "") -> None:
+        """Stop a server or leave the queue."""
+        with self.api() as api:
+            path = f"servers/{server}" if server else "server"
+            api.delete(f"/users/{user}/{path}").raise_for_status()
 
 
 def axe_script() -> Path:

@@ -262,6 +262,7 @@ async function poll() {
     take(news);
     heard = new Date();
     drawLive(true);
+    stream.start(); // the hub is there again
   } catch {
     drawLive(followed);
   }

@@ -1,0 +1,160 @@
+"""Two people at once on a real hub with the real queue: what one does, the other sees."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.staged import QueueHub
+from tests.browser.story import A100
+
+pytestmark = pytest.mark.browser
+
+CHOICE = {"profile": "pytorch", "memory_gib": 32, "cpus": 4, "hours": 4, "gpu_model": A100}
+FREE = f"[data-model='{A100}'] [data-free]"
+SOON = 2000
+
+Window = Callable[[str], Page]
+
+
+@pytest.fixture(scope="module")
+def queue_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueueHub]:
+    with QueueHub(tmp_path_factory.mktemp("queue")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def window(browser: Browser, queue_hub: QueueHub) -> Iterator[Window]:
+    """Windows of users; afterwards they hold and want nothing any more."""
+    contexts, errors, users = [], [], []
+
+    def open_window(name: str) -> Page:
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 900},
+            timezone_id="Europe/Berlin",
+            reduced_motion="reduce",
+        )
+        contexts.append(context)
+        users.append(name)
+        page = context.new_page()
+        page.set_default_timeout(15000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"{queue_hub.url}/hub/login")
+        page.fill("input[name=username]", name)
+        page.fill("input[name=password]", queue_hub.password)
+        page.press("input[name=password]", "Enter")
+        page.wait_for_url("**/hub/*spawn*")
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    with queue_hub.api() as api:
+        for user in [model["name"] for model in api.get("/users").json()]:
+            for server in api.get(f"/users/{user}").json().get("servers") or {}:
+                queue_hub.leave(user, server)
+    assert not errors
+
+
+def choose(page: Page, gpus: int) -> None:
+    page.get_by_role("radio", name="PyTorch").check(force=True)
+    page.locator("#pytorch-model").select_option(A100)
+    page.locator("[name='pytorch.memory_gib'][value='32']").check(force=True)
+    page.locator("[name='pytorch.cpus'][value='4']").check(force=True)
+    page.locator(f"[name='pytorch.gpus'][value='{gpus}']").check(force=True)
+
+
+def mark(page: Page, gpus: int) -> str:
+    return f"label:has([name='pytorch.gpus'][value='{gpus}']) [data-mark]"
+
+
+def wait_for(page: Page, hub: QueueHub, gpus: int) -> None:
+    page.goto(f"{hub.url}/hub/spawn")
+    choose(page, gpus)
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    expect(page.locator("#w-place")).not_to_be_empty()
+
+
+def test_what_is_free_falls_while_the_other_one_starts_and_is_offered_no_more(
+    window: Window, queue_hub: QueueHub
+) -> None:
+    one, two = window("ada"), window("bob")
+    for page in (one, two):
+        page.goto(f"{queue_hub.url}/hub/spawn")
+        choose(page, 2)
+        expect(page.locator(FREE)).to_have_text("4 of 4 free")
+        expect(page.locator("#o-note b")).to_have_text("Starts now")
+        expect(page.locator("[data-live]")).to_have_text("Live")
+    choose(two, 3)
+    begun = time.monotonic()
+    two.evaluate("document.querySelector('#spawn_form').requestSubmit()")
+    expect(one.locator(FREE)).to_have_text("1 of 4 free", timeout=SOON)
+    seconds = time.monotonic() - begun
+    expect(one.locator(mark(one, 1))).to_have_text("now")
+    expect(one.locator(mark(one, 2))).to_have_text(re.compile("waits|–"))
+    expect(one.locator("#o-note b")).to_have_text(re.compile("Joins the queue"))
+    expect(one.locator("#o-go")).to_have_text("Join the queue")
+    two.wait_for_url("**/user/bob/**")
+    queue_hub.leave("bob")
+    expect(one.locator(FREE)).to_have_text("4 of 4 free", timeout=SOON)
+    expect(one.locator("#o-note b")).to_have_text("Starts now")
+    assert seconds < 2
+
+
+def test_the_place_moves_the_reason_is_right_and_leaving_makes_way(
+    window: Window, queue_hub: QueueHub
+) -> None:
+    queue_hub.ask("carol", {**CHOICE, "gpus": 3})
+    ada, bob = window("ada"), window("bob")
+    wait_for(ada, queue_hub, 3)
+    expect(ada.locator("#w-place")).to_have_text("1")
+    expect(ada.locator("#w-list")).to_contain_text(f"You asked for 3 {A100} GPUs and 1 is free.")
+    expect(ada).to_have_title("Place 1 · DCloud")
+    wait_for(bob, queue_hub, 4)
+    expect(bob.locator("#w-place")).to_have_text("2")
+    expect(bob.locator("#w-of")).to_have_text("of 2 in the queue")
+    expect(bob.locator("#w-list")).to_contain_text("1 request is ahead of you, asking for 3 GPUs.")
+    expect(ada.locator("#w-of")).to_have_text("of 2 in the queue", timeout=SOON)
+    ada.click("#w-leave")
+    ada.click("#w-sure")
+    expect(bob.locator("#w-place")).to_have_text("1", timeout=SOON)
+    expect(bob.locator("#w-list")).not_to_contain_text("ahead of you")
+    queue_hub.leave("carol")
+    bob.wait_for_url("**/user/bob/**")
+    expect(bob.get_by_role("heading")).to_have_text("The server")
+
+
+def test_something_smaller_starts_at_once_instead(window: Window, queue_hub: QueueHub) -> None:
+    queue_hub.ask("carol", {**CHOICE, "gpus": 2})
+    ada = window("ada")
+    wait_for(ada, queue_hub, 4)
+    expect(ada.locator("#w-instead li b")).to_have_text(
+        ["2 GPUs of this model", "1 GPU of this model"]
+    )
+    ada.get_by_role("button", name="Start 2 GPUs").click()
+    dialog = ada.get_by_role("dialog")
+    expect(dialog).to_contain_text("You give up place 1 in the queue.")
+    ada.click("#w-sure")
+    ada.wait_for_url("**/user/ada/**")
+    other = window("bob")
+    other.goto(f"{queue_hub.url}/hub/spawn")
+    expect(other.locator(FREE)).to_have_text("0 of 4 free")
+
+
+def test_a_hub_that_dies_is_noticed_and_the_figures_come_back_by_themselves(
+    window: Window, queue_hub: QueueHub
+) -> None:
+    page = window("ada")
+    page.goto(f"{queue_hub.url}/hub/spawn")
+    expect(page.locator("[data-live]")).to_have_text("Live")
+    queue_hub.kill("hub")
+    expect(page.locator("[data-live]")).to_have_text("Not live, as of", timeout=16000)
+    queue_hub.start_hub()
+    expect(page.locator("[data-live]")).to_have_text("Live", timeout=20000)
+    queue_hub.ask("carol", {**CHOICE, "gpus": 3})
+    expect(page.locator(FREE)).to_have_text("1 of 4 free", timeout=SOON)
