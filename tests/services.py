@@ -39,6 +39,7 @@ from hub_services.cli.node import install_proxy
 PACKAGES = {
     "dockerd": "docker.io",
     "iptables": "iptables",
+    "ip": "iproute2",
     "bwrap": "bubblewrap",
     "mmdebstrap": "mmdebstrap",
     "chromium": "chromium",
@@ -149,7 +150,7 @@ class PostgreSQL:
 
 
 @contextmanager
-def postgresql() -> Iterator[PostgreSQL]:
+def postgresql(*, durable: bool = False) -> Iterator[PostgreSQL]:
     """Start a PostgreSQL server in a folder of its own; raises Missing."""
     binaries = _postgresql_binaries()
     user = _unprivileged_user()
@@ -165,8 +166,9 @@ def postgresql() -> Iterator[PostgreSQL]:
     initdb += [f"--pwfile={password_file}", "--auth=scram-sha-256", "--encoding=UTF8"]
     _run_as(user, [*initdb, "--locale=C"])
     options = f"-p {server.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    # Data of a test need not survive a power cut; everything else is as in production.
-    options += " -c fsync=off -c max_connections=200 -c shared_buffers=32MB"
+    options += " -c max_connections=200 -c shared_buffers=32MB"
+    if not durable:  # data of a test need not survive a power cut; all else is as in production
+        options += " -c fsync=off"
     control = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-t", "30"]
     try:
         _run_as(user, [*control, "-l", str(folder / "log"), "-o", options, "start"])
