@@ -17,6 +17,7 @@ from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.profiles import ProfileBook
 from dcloud_spawner.scheduler.order import Policy
 from dcloud_spawner.scheduler.plan import Plan
+from dcloud_spawner.scheduler.preempt import Preemption
 from dcloud_spawner.scheduler.schedule import GIB, Capacity, schedule
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import events, nodes
@@ -56,6 +57,13 @@ class Platform:
             fair_cap_seconds=settings.fair_cap_hours * 3600,
             tiers=settings.tiers,
         )
+        self.preemption = Preemption(
+            preemptible=frozenset(settings.preemptible_tiers),
+            factors=settings.tiers,
+            notice_seconds=settings.preemption_notice_seconds,
+        )
+        self.half_life_seconds = settings.share_half_life_days * 86400
+        """After so long, what somebody had of the pool counts half."""
         self.on_admitted: list[Callable[[Sequence[str]], None]] = []
         """Called after a pass of this process, from its thread, with the admitted ids."""
         self._database_threads = ThreadPoolExecutor(4, "database")
@@ -82,6 +90,7 @@ class Platform:
             utc_now(),
             self._notify,
             unused_after=timedelta(minutes=self.settings.reservation_unused_minutes),
+            preemption=self.preemption,
         )
 
     def _notify(self, admitted: Sequence[str]) -> None:

@@ -145,6 +145,21 @@ class Settings(BaseSettings):
         15.0, gt=0, description="How long a reservation waits for the first of its people."
     )
 
+    preemptible_tiers: tuple[str, ...] = Field(
+        (),
+        description="Tiers whose work may be stopped, with notice, when a request of a higher tier "
+        "cannot start otherwise; none by default.",
+    )
+    preemption_notice_seconds: float = Field(
+        120.0, ge=0, description="Between the notice and the stop of preempted work."
+    )
+    unused_minutes: float = Field(
+        15.0,
+        gt=0,
+        description="A server that nobody has opened so long after it was ready is given back, "
+        "and not charged beyond that.",
+    )
+
     schedule_seconds: float = Field(5.0, gt=0, description="Timer of the scheduling pass.")
     reconcile_seconds: float = Field(
         30.0, gt=0, description="Period of the comparison of containers with rows."
@@ -178,11 +193,16 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _tiers_of_groups_exist(self) -> Self:
+    def _named_tiers_exist(self) -> Self:
         for group, tier in self.tier_groups.items():
             if tier not in self.tiers:
                 raise ValueError(
                     f"tier_groups: {group} has the tier {tier!r}; there are {', '.join(self.tiers)}"
+                )
+        for tier in self.preemptible_tiers:
+            if tier not in self.tiers:
+                raise ValueError(
+                    f"preemptible_tiers: there is no {tier!r}; there are {', '.join(self.tiers)}"
                 )
         return self
 

@@ -13,9 +13,10 @@ from dcloud_spawner.engines.base import Health
 from dcloud_spawner.scheduler.admission import shortage
 from dcloud_spawner.scheduler.free import free_now
 from dcloud_spawner.scheduler.names import PoolNames
-from dcloud_spawner.scheduler.occupancy import occupancy_of
+from dcloud_spawner.scheduler.occupancy import Occupancy, occupancy_of
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.plan import Plan, Start, make_plan
+from dcloud_spawner.scheduler.preempt import Preemption, choose_victims
 from dcloud_spawner.scheduler.snapshot import (
     NEVER,
     Accelerator,
@@ -32,7 +33,7 @@ from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor, Line
 from dcloud_spawner.store.reservations import Reservation as ReservationRow
 from dcloud_spawner.store.schema import State
-from dcloud_spawner.store.workloads import Admission, Workload
+from dcloud_spawner.store.workloads import PREEMPTED, Admission, Workload
 
 GIB = 2**30
 
@@ -56,6 +57,7 @@ def schedule(
     notify: Callable[[Sequence[str]], None] = lambda admitted: None,
     *,
     unused_after: timedelta = timedelta(minutes=15),
+    preemption: Preemption = Preemption(),  # noqa: B008 (it is frozen)
 ) -> Plan:
     """Run a pass and return its plan. Raises only if the database does; then nothing changed.
 
@@ -75,6 +77,7 @@ def schedule(
         plan = make_plan(occupancy, queue, snapshot.at, snapshot.reservations)
         # 5. commit: leases, states and reasons in this one transaction
         commit(connection, snapshot, plan, names, now)
+        give_notices(connection, snapshot, plan, occupancy, preemption, now)
     # 6. after commit: notify
     notify([start.request.id for start in plan.starts])
     return plan
@@ -184,14 +187,17 @@ def as_request(workload: Workload) -> Request:
 
 
 def ends_at(workload: Workload, now: datetime) -> datetime | None:
-    """The latest time at which a workload's own limit ends it, which counts from readiness, or at
-    which it was told that it will be stopped."""
+    """When a workload ends at the latest: at its limit, or earlier where it was told so.
+
+    The one place that says so, for the plan, the pages and whoever stops it. A limit counts from
+    admission, for then its place is taken: a plan that is made at that moment stays true however
+    long the launch takes. Before that there is no end.
+    """
     if workload.state is State.STOPPING:
         return now
-    since = workload.ready_at or workload.starting_at or workload.admitted_at
-    if since is None:
+    if workload.admitted_at is None:
         return None
-    end = since + timedelta(seconds=workload.limit_seconds)
+    end = workload.admitted_at + timedelta(seconds=workload.limit_seconds)
     return end if workload.notice_at is None else min(end, workload.notice_at)
 
 
@@ -238,6 +244,40 @@ def commit(
         reasons = [short[request.shape]] if short[request.shape] else []
         if reasons != list(before[request.id].reasons):
             workloads.set_values(connection, request.id, reasons=reasons)
+
+
+def give_notices(
+    connection: Connection,
+    snapshot: Snapshot,
+    plan: Plan,
+    occupancy: Occupancy,
+    rule: Preemption,
+    now: datetime,
+) -> None:
+    """Tell work of a preemptible tier when it will be stopped for the head of the queue, and
+    take back what proves not to be needed. ``occupancy`` is as the plan left it."""
+    before = workloads.noticed(connection, PREEMPTED)
+    chosen: frozenset[str] = frozenset()
+    if plan.kept:
+        head, reservations = plan.kept[0], snapshot.reservations
+        chosen = choose_victims(rule, occupancy, head, snapshot.at, reservations, before)
+    if chosen == before:
+        return
+    lines = []
+    at = now + timedelta(seconds=rule.notice_seconds)
+    for identifier in sorted(chosen - before):
+        detail = f"A request of the tier {plan.kept[0].tier} needs its place."
+        workloads.set_values(
+            connection, identifier, notice_at=at, notice_reason=PREEMPTED, notice_detail=detail
+        )
+        told: dict[str, object] = {"at": at.isoformat(), "for": plan.kept[0].id}
+        lines.append(Line(SCHEDULER, "workload.notice", identifier, detail=told))
+    for identifier in sorted(before - chosen):
+        workloads.set_values(
+            connection, identifier, notice_at=None, notice_reason="", notice_detail=""
+        )
+        lines.append(Line(SCHEDULER, "workload.notice_withdrawn", identifier))
+    events.note_all(connection, lines, at=now)
 
 
 def _admit(

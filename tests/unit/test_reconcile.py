@@ -15,6 +15,7 @@ import pytest
 from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import ContainerFacts, Phase
 from dcloud_spawner.errors import EngineError, EngineUnreachable
+from dcloud_spawner.live.pool import TOLD
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.schema import State
@@ -374,7 +375,7 @@ def test_gpus_that_change_hands_during_the_look_are_no_mismatch(
 
 def age(platform: Platform, workload: Workload, **ago: float) -> None:
     with platform.database.transaction() as connection:
-        workloads.set_values(connection, workload.id, ready_at=utc_now() - timedelta(**ago))
+        workloads.set_values(connection, workload.id, admitted_at=utc_now() - timedelta(**ago))
 
 
 def test_a_server_past_its_limit_is_ended_and_one_within_is_not(platform: Platform) -> None:
@@ -386,15 +387,39 @@ def test_a_server_past_its_limit_is_ended_and_one_within_is_not(platform: Platfo
     assert state(platform, within) is State.RUNNING
 
 
-def test_the_limit_does_not_run_while_a_server_waits_or_starts(platform: Platform) -> None:
+def test_a_limit_does_not_run_while_a_request_waits(platform: Platform) -> None:
+    start(platform, "ann", 4)
+    workload = submit(platform, hours=1)
+    with platform.database.transaction() as connection:
+        workloads.set_values(connection, workload.id, submitted_at=utc_now() - timedelta(days=1))
+    assert list(end_overdue(platform)) == []
+    assert state(platform, workload) is State.QUEUED
+
+
+def test_a_launch_that_takes_longer_than_its_limit_ends_for_the_plan_counts_on_its_place(
+    platform: Platform,
+) -> None:
     workload = submit(platform, hours=1)
     platform.run_pass()
     lifecycle.begin_start(platform, workload.id)
+    age(platform, workload, hours=2)
+    assert [found.id for found in end_overdue(platform)] == [workload.id]
+    assert get(platform, workload.id).end_reason == "time limit"
+
+
+@pytest.mark.parametrize("reason", ["preempted", "reservation"])
+def test_what_was_told_that_it_will_be_stopped_is_stopped_then_and_told_why(
+    platform: Platform, reason: str
+) -> None:
+    told, other = start(platform, "ann", hours=2), start(platform, "bob", hours=2)
     with platform.database.transaction() as connection:
-        long_ago = utc_now() - timedelta(days=1)
-        workloads.set_values(connection, workload.id, admitted_at=long_ago, starting_at=long_ago)
-    assert list(end_overdue(platform)) == []
-    assert state(platform, workload) is State.STARTING
+        for workload, seconds in ((told, -1), (other, 60)):
+            at = utc_now() + timedelta(seconds=seconds)
+            workloads.set_values(connection, workload.id, notice_at=at, notice_reason=reason)
+    assert [found.id for found in end_overdue(platform)] == [told.id]
+    assert get(platform, told.id).end_reason == reason
+    assert reason in TOLD
+    assert state(platform, other) is State.RUNNING
 
 
 def test_a_limit_that_the_engine_does_not_enforce_yet_is_left_to_the_reconciler(

@@ -185,9 +185,7 @@ def test_a_node_that_the_inventory_no_longer_has_takes_nothing_new(
 # ---------------------------------------------------------------------------- ends
 
 
-def test_a_limit_counts_from_readiness_and_before_that_from_the_latest_step(
-    platform: Platform,
-) -> None:
+def test_a_limit_counts_from_admission_however_long_the_launch_takes(platform: Platform) -> None:
     workload = submit(platform, hours=2)
     now = utc_now()
     assert ends_at(workload, now) is None
@@ -196,8 +194,8 @@ def test_a_limit_counts_from_readiness_and_before_that_from_the_latest_step(
     assert admitted.admitted_at is not None
     assert ends_at(admitted, now) == admitted.admitted_at + timedelta(hours=2)
     running = start(platform, "bob", hours=2)
-    assert running.ready_at is not None
-    assert ends_at(running, now) == running.ready_at + timedelta(hours=2)
+    assert running.admitted_at is not None
+    assert ends_at(running, now) == running.admitted_at + timedelta(hours=2)
 
 
 def test_what_is_being_stopped_counts_as_ending_now_and_as_held(platform: Platform) -> None:
@@ -217,8 +215,8 @@ def test_a_pass_says_what_is_short_to_those_who_wait(platform: Platform) -> None
     running = start(platform, "ann", 4, hours=1)
     first, second = submit(platform, "bob", 2), submit(platform, "cem", 4)
     plan = platform.run_pass()
-    assert running.ready_at is not None
-    assert plan.head_at == (running.ready_at + timedelta(hours=1)).timestamp()
+    assert running.admitted_at is not None
+    assert plan.head_at == (running.admitted_at + timedelta(hours=1)).timestamp()
     assert get(platform, first.id).reasons == ["You asked for 2 GPUs and none is free."]
     assert get(platform, second.id).reasons == ["You asked for 4 GPUs and none is free."]
 
