@@ -1,26 +1,169 @@
 """When those who wait will start: at the latest, and as it is expected. Pure.
 
 The first is what the limits promise: everybody uses up the limit and nobody overtakes. The
-second plays the present plan forward through the very policy that decides, with lengths as they
-really were lately.
+second plays the present plan forward through the very policy that decides, a few times, with
+lengths as they really were lately and with others coming as they did lately.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
+from dcloud_spawner.scheduler.arrivals import AFTER_ALL, Mix
+from dcloud_spawner.scheduler.calibration import Calibration
 from dcloud_spawner.scheduler.earliest import earliest_guard
-from dcloud_spawner.scheduler.occupancy import Occupancy, Running
+from dcloud_spawner.scheduler.names import PoolNames
+from dcloud_spawner.scheduler.occupancy import Occupancy, Running, occupancy_of
+from dcloud_spawner.scheduler.order import Policy, ordered
 from dcloud_spawner.scheduler.replay import Job, Replay
 from dcloud_spawner.scheduler.reserved import covers, hold, hold_active
 from dcloud_spawner.scheduler.runtimes import RunTimes
-from dcloud_spawner.scheduler.snapshot import NEVER, Request, Reservation
+from dcloud_spawner.scheduler.snapshot import NEVER, Request, Reservation, Snapshot
 
 FORECAST_LIMIT = 200
 """Places in the queue that get a time; behind them nobody could trust it."""
 
+COURSES = 2
+"""So many times the future is played; the forecast is the mean."""
+
+MOST_EVENTS = 4000
+"""After so many ends and arrivals a course stops: who waits still then has no time."""
+
 Quantile = Callable[[str], float]
 """How long something runs, among those like it: 0 the shortest, 1 the longest. By its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is known of the past."""
+
+    times: RunTimes = field(default_factory=RunTimes)
+    mix: Mix = field(default_factory=Mix)
+    calibration: Calibration = field(default_factory=Calibration)
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """When something is expected to start, seconds since the epoch."""
+
+    forecast_seconds: float
+    """The wait from now on as it was played, before any correction."""
+    earliest: float
+    """One in ten starts before this, and one in ten after ``latest``."""
+    middle: float
+    latest: float
+
+
+class Forecast:
+    """The future of one snapshot."""
+
+    def __init__(
+        self, snapshot: Snapshot, history: History | None = None, policy: Policy | None = None
+    ) -> None:
+        names = PoolNames(snapshot.nodes, snapshot.accelerators.values())
+        self.now = snapshot.at
+        self.occupancy = occupancy_of(snapshot, names)
+        self.queue = ordered(snapshot.queue)[:FORECAST_LIMIT]
+        self.reservations = snapshot.reservations
+        self.history = history or History()
+        self.policy = policy or Policy()
+        self.latest = latest_starts(self.occupancy, self.queue, self.now, self.reservations)
+        """For who waits, the start at the latest if nobody overtakes."""
+
+    def waiting(self) -> dict[str, Expectation]:
+        """For each of the first who wait. Who has no room even if all limits are used up (the
+        GPUs are drained, say) has no expectation."""
+        return self._expected(self.queue, set(self.latest))
+
+    def wish(self, request: Request) -> Expectation | None:
+        """For somebody who has not asked yet."""
+        queue = ordered([*self.queue, request])
+        possible = earliest_guard(self.occupancy, request, self.now, self.reservations)
+        if possible is None:
+            return None
+        return self._expected(queue, {request.id}).get(request.id)
+
+    def new_request(
+        self,
+        gpus: int,
+        gpu_model: str | None,
+        memory_bytes: int,
+        cpu_millicores: int,
+        limit_seconds: float,
+        tier: str = "",
+    ) -> Request:
+        """A wish as it would be queued now, by somebody who had no more than a fair share."""
+        return Request(
+            "wish",
+            AFTER_ALL - 1,
+            "",
+            gpus,
+            gpu_model,
+            memory_bytes,
+            cpu_millicores,
+            limit_seconds,
+            self.now,
+            self.policy.due_at(self.now, gpus, limit_seconds, tier),
+            tier,
+        )
+
+    def course(
+        self,
+        number: int,
+        of: int,
+        queue: Sequence[Request],
+        wanted: Collection[str],
+        *,
+        until: float = NEVER,
+        look: Callable[[Replay, float], None] | None = None,
+    ) -> dict[str, float]:
+        """Play one of several courses of the future; see :func:`expected_starts`."""
+        times = self.history.times
+        return expected_starts(
+            self.occupancy,
+            queue,
+            self.now,
+            times,
+            self.reservations,
+            quantile=spread_out(number, of),
+            arrivals=self.history.mix.arrivals(self.now, times, self.policy, number),
+            wanted=wanted,
+            until=until,
+            look=look,
+        )
+
+    def _expected(
+        self, queue: Sequence[Request], wanted: Collection[str]
+    ) -> dict[str, Expectation]:
+        if not wanted:
+            return {}
+        courses = [self.course(number, COURSES, queue, wanted) for number in range(COURSES)]
+        expected = {}
+        for identifier in wanted:
+            starts = [course[identifier] for course in courses if identifier in course]
+            if len(starts) < COURSES:
+                continue
+            wait = sum(starts) / len(starts) - self.now
+            spread = self.history.calibration.spread(wait)
+            expected[identifier] = Expectation(
+                wait,
+                self.now + spread.low_seconds,
+                self.now + spread.middle_seconds,
+                self.now + spread.high_seconds,
+            )
+        return expected
+
+
+def spread_out(number: int, of: int) -> Quantile:
+    """Quantiles for one of several courses: each thing is short in one and long in another, and
+    the same whenever it is asked about, so that a forecast does not flicker."""
+
+    def quantile(identifier: str) -> float:
+        return (zlib.crc32(identifier.encode()) / 2**32 + number / of) % 1.0
+
+    return quantile
 
 
 def median(identifier: str) -> float:
@@ -61,7 +204,7 @@ def latest_starts(
                 hold(pool, found, found.gpus)
         grants = pool.placer.place(request.shape)
         if grants is None:
-            continue  # a reservation has fallen otherwise than its guard thought
+            continue  # a reservation lies on other GPUs than its guard thought
         pool.begin(Running(request.id, at + request.limit_seconds, grants))
         latest[request.id] = at
     return latest
@@ -76,24 +219,31 @@ def expected_starts(
     *,
     quantile: Quantile = median,
     arrivals: Iterator[Job] | None = None,
-    wanted: Iterable[str] | None = None,
+    wanted: Collection[str] | None = None,
+    until: float = NEVER,
+    look: Callable[[Replay, float], None] | None = None,
 ) -> dict[str, float]:
-    """Start of each of the first of a queue in order, if work lasts as it did lately.
+    """Start of each of a queue in order, if work lasts as it did lately.
 
     ``arrivals`` is who else comes, in the order of time; ``wanted`` is whom the caller wants to
-    know about, all by default. Who never gets room has none.
+    know about (all by default): when they have started, or at ``until``, the course ends. Who
+    never gets room has no start. ``look`` is called before time goes on, with the replay and the
+    time to which it goes.
     """
     replay = Replay(copy_of(occupancy), now, reservations)
     for running in occupancy.running:
         ends_at = expected_end(running, now, times, quantile(running.id))
         if ends_at < NEVER:
             replay.ends_at(running, ends_at)
-    first = queue[:FORECAST_LIMIT]
-    for request in first:
-        replay.submit(_job(request, times, quantile))
-    waits = {request.id for request in first}
-    waits &= set(wanted) if wanted is not None else waits
-    _play(replay, waits, reservations, arrivals)
+    for request in queue:
+        length = times.runtime_seconds(request.gpus, request.limit_seconds, at=quantile(request.id))
+        replay.submit(Job(request, length))
+    waits = {request.id for request in queue}
+    if wanted is not None:
+        waits &= set(wanted)
+    for going_to in _play(replay, waits if until == NEVER else None, until, reservations, arrivals):
+        if look is not None:
+            look(replay, going_to)
     return {identifier: at for identifier, at in replay.started.items() if identifier in waits}
 
 
@@ -111,40 +261,41 @@ def expected_end(running: Running, now: float, times: RunTimes, quantile: float 
     return min(running.ends_at, max(now, started_at + length))
 
 
-def _job(request: Request, times: RunTimes, quantile: Quantile) -> Job:
-    length = times.runtime_seconds(request.gpus, request.limit_seconds, at=quantile(request.id))
-    return Job(request, length)
-
-
 def _play(
     replay: Replay,
-    waits: set[str],
+    waits: Collection[str] | None,
+    until: float,
     reservations: Sequence[Reservation],
     arrivals: Iterator[Job] | None,
-) -> None:
-    """Go on until all of them have started, or nothing happens any more."""
-    left = set(waits)
-    begins = sorted(
-        {time for found in reservations for time in (found.starts_at, found.ends_at)}, reverse=True
+) -> Iterator[float]:
+    """Go on until all of them have started, the time is over, or nothing happens any more.
+    Yields the time to which it goes before it goes there."""
+    left = None if waits is None else set(waits)
+    edges = sorted(
+        {at for found in reservations for at in (found.starts_at, found.ends_at) if at > replay.now}
     )
     arriving = next(arrivals, None) if arrivals else None
     plan = replay.run_pass()
-    while True:
-        left.difference_update(start.request.id for start in plan.starts)
-        if not left:
-            return
+    for _ in range(MOST_EVENTS):
+        if left is not None:
+            left.difference_update(start.request.id for start in plan.starts)
+            if not left:
+                return
         end = replay.next_end()
-        while begins and begins[-1] <= replay.now:
-            begins.pop()
-        edge = begins[-1] if begins else NEVER
+        end = NEVER if end is None else max(end, replay.now)
+        edge = edges[0] if edges else NEVER
         arrival = arriving.request.submitted_at if arriving else NEVER
-        if end is not None and end <= min(edge, arrival):
+        going_to = min(end, edge, arrival)
+        yield min(going_to, until)
+        if going_to >= until:
+            return
+        if end == going_to:
             plan = replay.end_next()
             continue
-        if end is None and edge == NEVER:
-            return
-        replay.now = max(replay.now, min(edge, arrival))
-        if arriving is not None and arrival <= edge:
+        replay.now = going_to
+        if edge == going_to:
+            edges.pop(0)
+        elif arriving is not None and arrivals is not None:
             replay.submit(arriving)
-            arriving = next(arrivals, None) if arrivals else None
+            arriving = next(arrivals, None)
         plan = replay.run_pass()
