@@ -18,8 +18,12 @@ from typing import Any
 
 import httpx
 
+from dcloud_spawner import drains, lifecycle, reservations
 from dcloud_spawner.engines.base import NodeFacts
 from dcloud_spawner.platform import Platform
+from dcloud_spawner.store import nodes, workloads
+from dcloud_spawner.store import reservations as reservation_rows
+from dcloud_spawner.store.events import Actor
 from hub_services.cli.deployment import cache_dir
 from hub_services.cli.node import install_proxy, proxy_command
 from hub_services.web.application import make_application
@@ -132,6 +136,28 @@ class WebStage:
             time.sleep(0.1)
         log = (self.folder / "hub.log").read_text(errors="replace")
         raise RuntimeError("The hub did not come up:\n" + log[-5000:])
+
+    def end(self, user: str) -> None:
+        """Everything of one user ends."""
+        with self.platform.database.reading() as connection:
+            found = [row for row in workloads.open_workloads(connection) if row.user == user]
+        for row in found:
+            lifecycle.stop(self.platform, row.id, "test over", Actor("test"))
+
+    def clear(self) -> None:
+        """Nobody runs or waits, nothing is drained or reserved."""
+        platforms.end_all(self.platform)
+        actor = Actor("test")
+        with self.platform.database.reading() as connection:
+            drained = [row for row in nodes.all_nodes(connection) if row.drained]
+            gpus = [row for row in nodes.all_accelerators(connection) if row.drained]
+            reserved = reservation_rows.open_reservations(connection)
+        for node_row in drained:
+            drains.undrain_node(self.platform, node_row.name, actor)
+        for gpu in gpus:
+            drains.undrain_accelerator(self.platform, gpu.uuid, actor)
+        for found in reserved:
+            reservations.cancel_reservation(self.platform, found.id, actor)
 
     def token_of(self, user: str, **body: Any) -> str:
         """A token with the user's own rights; one that is kept, unless ``body`` says more."""

@@ -6,7 +6,7 @@ import os
 from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
 from dcloud_spawner.settings import load_settings
-from hub_services.web.wiring import USER_ROLE, hub_service
+from hub_services.web.wiring import USER_ROLE, WEB_SCOPE, hub_service
 
 settings = load_settings()
 
@@ -32,6 +32,6 @@ c.JupyterHub.services = [
     hub_service(settings),
 ]
 c.JupyterHub.load_roles = [
-    {"name": "tester", "services": ["tester"], "scopes": ["admin:users", "tokens", "admin-ui"]},
+    {"name": "tester", "services": ["tester"], "scopes": ["admin:users", "tokens", WEB_SCOPE]},
     USER_ROLE,
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,7 +107,7 @@ class ApiHandler(Handler):
         if told.field:
             error["field"] = told.field
         self.set_header("Content-Type", "application/json")
-        self.finish({"error": error})
+        self.finish(json.dumps({"error": error}))
 
 
 class NoSuchPath(ApiHandler):

@@ -109,6 +109,11 @@ class QueuePage:
     news: str
     """What is said aloud when it changes."""
 
+    @property
+    def own(self) -> WaitingRow | None:
+        """The viewer's request that comes first."""
+        return next((row for row in self.waiting if row.mine), None)
+
 
 def queue_page(board: Board, viewer: Viewer, *, simulated: bool, engine: str) -> QueuePage:
     """The page for one viewer."""
