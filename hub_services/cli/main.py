@@ -19,9 +19,11 @@ from hub_services.cli import deployment as deployments
 from hub_services.cli import doctor as doctors
 from hub_services.cli import down as downs
 from hub_services.cli import images, servers, status
+from hub_services.cli import plan as plans
 from hub_services.cli import up as ups
 from hub_services.cli.checks import CHECKS
 from hub_services.cli.way_in import way_in
+from hub_services.planning.question import Question
 
 console = Console()
 
@@ -204,6 +206,41 @@ def loadtest(
         )
     if not done:
         raise SystemExit(1)
+
+
+@dcloud.command()
+@click.option("--gpus", default=0, metavar="+N", help="So many more GPUs; -N for fewer.")
+@click.option("--model", default="", help="Of which model; a part of the name suffices.")
+@click.option("--nodes", default=0, metavar="+N", help="So many more nodes; -N for fewer.")
+@click.option("--constants", default="", metavar="NAME=VALUE,...", help="Other rules of the order.")
+@click.option("--policy", default="due", help="due, or easy: first come, first served.")
+@click.option("--days", type=float, metavar="D", help="How much history (30); of a trace: all.")
+@click.option("--trace", type=click.Path(path_type=Path), help="A CSV file, not the own history.")
+@click.option("--pool", default="", metavar="NODESxGPUS", help="Begin with this, not with ours.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_obj
+def plan(
+    started_in: Path,
+    gpus: int,
+    model: str,
+    nodes: int,
+    constants: str,
+    policy: str,
+    days: float | None,
+    trace: Path | None,
+    pool: str,
+    as_json: bool,
+) -> None:
+    """What if there were more GPUs, or other rules? Replays the lab's own history both ways."""
+    plans.run(
+        console,
+        deployments.open_deployment(),
+        Question(gpus, model, nodes, constants, policy, 30.0 if days is None else days),
+        trace=started_in / trace if trace else None,
+        trace_days=days,
+        pool=pool,
+        as_json=as_json,
+    )
 
 
 def _json(value: object) -> str:
