@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from dcloud_spawner.store.schema import State, workloads
 
@@ -36,10 +36,15 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A forecast and what came of it, seconds from the moment it was made."""
+    """The first forecast for somebody, and what came of it."""
 
     forecast_seconds: float
-    waited_seconds: float
+    at: datetime
+    """When it was made."""
+    shown_from: datetime
+    shown_to: datetime
+    admitted_at: datetime | None
+    """None for who still waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +60,25 @@ class Shown:
 
 
 def last_lengths(connection: Connection, count: int) -> Sequence[Length]:
-    """Lengths of the last that ended, counted as limits are: from readiness on."""
+    """Lengths of the last that ended, counted as limits are: from admission on."""
     table = workloads.c
     rows = connection.execute(
         select(
             table.gpus,
             table.limit_seconds,
-            func.coalesce(table.ready_at, table.starting_at, table.admitted_at).label("since"),
-            func.coalesce(table.stopping_at, table.ended_at).label("until"),
+            table.admitted_at,
+            table.ended_at,
         )
-        .where(table.ended_at.is_not(None), table.ready_at.is_not(None))
+        .where(table.ended_at.is_not(None), table.admitted_at.is_not(None))
         .order_by(table.ended_at.desc())
         .limit(count)
     )
     return [
-        Length(row.gpus, row.limit_seconds, max(0.0, (row.until - row.since).total_seconds()))
+        Length(
+            row.gpus,
+            row.limit_seconds,
+            max(0.0, (row.ended_at - row.admitted_at).total_seconds()),
+        )
         for row in rows
     ]
 
@@ -94,22 +103,35 @@ def arrivals_since(connection: Connection, since: datetime, count: int) -> Seque
     return [Arrival(**row._mapping) for row in rows]
 
 
+def anything_before(connection: Connection, at: datetime) -> bool:
+    """Whether anybody asked for anything before a time."""
+    return (
+        connection.execute(
+            select(workloads.c.id).where(workloads.c.submitted_at < at).limit(1)
+        ).first()
+        is not None
+    )
+
+
 def last_kept(connection: Connection, count: int) -> Sequence[Kept]:
-    """The last forecasts of which the outcome is known, newest first."""
+    """The last forecasts whose outcome is known, oldest first, and those for who still waits."""
     table = workloads.c
-    rows = connection.execute(
-        select(table.first_forecast_seconds, table.first_expected_at, table.admitted_at)
-        .where(table.admitted_at.is_not(None), table.first_forecast_seconds.is_not(None))
+    columns = select(
+        table.first_forecast_seconds,
+        table.first_expected_at,
+        table.first_expected_from,
+        table.first_expected_to,
+        table.admitted_at,
+    ).where(table.first_forecast_seconds.is_not(None))
+    started = connection.execute(
+        columns.where(table.admitted_at.is_not(None))
         .order_by(table.admitted_at.desc())
         .limit(count)
-    )
-    return [
-        Kept(
-            row.first_forecast_seconds,
-            max(0.0, (row.admitted_at - row.first_expected_at).total_seconds()),
-        )
-        for row in rows
-    ]
+    ).all()
+    waiting = connection.execute(
+        columns.where(table.state == State.QUEUED.value).limit(count)
+    ).all()
+    return [Kept(*row) for row in [*reversed(started), *waiting]]
 
 
 def shown(connection: Connection, identifiers: Collection[str]) -> dict[str, Shown]:
