@@ -39,8 +39,10 @@ LONGEST_DETAIL = 4000
 """Characters kept of what an engine or a program said at the end."""
 
 
-LAUNCH_CALLS = 6
-"""Most calls to the engine in one launch: find, remove, create, start, inspect, and one spare."""
+LAUNCH_MARK_CALLS = 2
+"""A launch is marked for so long as this many calls to the engine may take; whoever launches
+renews the mark before half a call has passed. So when it dies, the mark outlives the one call
+that may be under way, and not much more."""
 
 
 def submit(
@@ -152,13 +154,21 @@ def begin_launch(platform: Platform, identifier: str) -> bool:
 
     From now until :func:`end_launch` one may appear at any moment, even when it is not there
     yet, so nobody may take "there is none" for "there will be none". No line in the action log:
-    the state does not change. A mark whose process died counts for as long as all the engine
-    calls of one launch may take together.
+    the state does not change. Renew the mark with :func:`renew_launch` while it lasts.
     """
-    seconds = LAUNCH_CALLS * platform.settings.engine_timeout_seconds
-    until = utc_now() + timedelta(seconds=seconds)
     with platform.database.transaction() as connection:
-        return workloads.mark_launch(connection, identifier, until)
+        return workloads.mark_launch(connection, identifier, _marked_until(platform))
+
+
+def renew_launch(platform: Platform, identifier: str) -> None:
+    """The launch goes on; to be called every half ``engine_timeout_seconds``."""
+    with platform.database.transaction() as connection:
+        workloads.renew_launch(connection, identifier, _marked_until(platform))
+
+
+def _marked_until(platform: Platform) -> datetime:
+    seconds = LAUNCH_MARK_CALLS * platform.settings.engine_timeout_seconds
+    return utc_now() + timedelta(seconds=seconds)
 
 
 def end_launch(platform: Platform, identifier: str) -> None:
@@ -304,46 +314,77 @@ def change_limits(
 ) -> Workload:
     """Give a running workload other limits without a restart.
 
-    Raises InvalidChoice for less than 1, Conflict when it does not run or its node has not that
-    much left, EngineError when the engine refuses (less memory than is in use). The row holds
-    the larger of old and new until the engine has done it, so that a crash in between never
-    leaves more in use than is written.
+    Raises InvalidChoice for less than 1, Conflict when it does not run, is just being resized or
+    its node has not that much left, EngineError when the engine refuses (less memory than is in
+    use). The row holds the larger of old and new until the engine has done it, so that a crash in
+    between never leaves more in use than is written. One at a time, for of two at once nobody
+    could say which the engine did last; a mark whose process died counts for one engine call.
     """
     for name, value in (("memory_bytes", memory_bytes), ("cpu_millicores", cpu_millicores)):
         if value < 1:  # engines read 0 as "no limit" or "as it was"
             raise InvalidChoice(f"{name}: {value} is not possible.", hint="At least 1.", field=name)
-    old = _reserve_limits(platform, identifier, memory_bytes, cpu_millicores, actor)
+    until = utc_now() + timedelta(seconds=platform.settings.engine_timeout_seconds * 1.5)
+    old = _reserve_limits(platform, identifier, memory_bytes, cpu_millicores, actor, until)
     try:
         platform.engine.update_limits(
             identifier, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
         )
     except EngineUnreachable:
-        raise  # it may have been done
+        raise  # it may have been done, or be done yet: the mark stays
     except EngineError:
-        with platform.database.transaction() as connection:
-            _write_limits(connection, old, old.memory_bytes, old.cpu_millicores, actor, "failed")
+        _end_resize(platform, old, old.memory_bytes, old.cpu_millicores, actor, until, "failed")
         raise
-    with platform.database.transaction() as connection:
-        _write_limits(connection, old, memory_bytes, cpu_millicores, actor, "ok")
-        resized = workloads.get(connection, identifier)
+    resized = _end_resize(platform, old, memory_bytes, cpu_millicores, actor, until, "ok")
     platform.run_pass()
     return resized
 
 
 def _reserve_limits(
-    platform: Platform, identifier: str, memory_bytes: int, cpu_millicores: int, actor: Actor
+    platform: Platform,
+    identifier: str,
+    memory_bytes: int,
+    cpu_millicores: int,
+    actor: Actor,
+    until: datetime,
 ) -> Workload:
+    now = utc_now()
     with platform.database.transaction() as connection:
         workload = workloads.get(connection, identifier)
         if workload.state is not State.RUNNING or workload.node is None:
             raise Conflict("Only a running server can be resized.", hint="Start it first.")
+        if workload.resize_until is not None and workload.resize_until > now:
+            raise Conflict(
+                "This server is just being resized.", hint="Try again in a moment.", code="resizing"
+            )
         memory = max(memory_bytes, workload.memory_bytes)
         cpu = max(cpu_millicores, workload.cpu_millicores)
         if (memory, cpu) != (workload.memory_bytes, workload.cpu_millicores):
-            snapshot = take_snapshot(connection, platform.capacity, utc_now())
+            snapshot = take_snapshot(connection, platform.capacity, now)
             _refuse_growth(free_now(snapshot).get(workload.node), workload, memory, cpu)
-        _write_limits(connection, workload, memory, cpu, actor, "begun")
+        workloads.set_values(
+            connection, workload.id, memory_bytes=memory, cpu_millicores=cpu, resize_until=until
+        )
+        _note_resize(connection, workload, memory, cpu, actor, "begun")
     return workload
+
+
+def _end_resize(
+    platform: Platform,
+    old: Workload,
+    memory_bytes: int,
+    cpu_millicores: int,
+    actor: Actor,
+    until: datetime,
+    result: str,
+) -> Workload:
+    values = {"memory_bytes": memory_bytes, "cpu_millicores": cpu_millicores}
+    with platform.database.transaction() as connection:
+        if not workloads.end_resize(connection, old.id, until, **values):
+            # The engine took longer than it may, and somebody else has begun since: the row
+            # holds the largest of all until that one is done.
+            result = "late"
+        _note_resize(connection, old, memory_bytes, cpu_millicores, actor, result)
+        return workloads.get(connection, old.id)
 
 
 def _refuse_growth(
@@ -361,7 +402,7 @@ def _refuse_growth(
         )
 
 
-def _write_limits(
+def _note_resize(
     connection: Connection,
     old: Workload,
     memory_bytes: int,
@@ -369,18 +410,9 @@ def _write_limits(
     actor: Actor,
     result: str,
 ) -> None:
-    workloads.set_values(
-        connection, old.id, memory_bytes=memory_bytes, cpu_millicores=cpu_millicores
-    )
-    events.note(
-        connection,
-        actor,
-        "workload.resize",
-        old.id,
-        at=utc_now(),
-        result=result,
-        detail={
-            "memory_bytes": [old.memory_bytes, memory_bytes],
-            "cpu_millicores": [old.cpu_millicores, cpu_millicores],
-        },
-    )
+    detail = {
+        "memory_bytes": [old.memory_bytes, memory_bytes],
+        "cpu_millicores": [old.cpu_millicores, cpu_millicores],
+    }
+    at = utc_now()
+    events.note(connection, actor, "workload.resize", old.id, at=at, result=result, detail=detail)

@@ -261,6 +261,7 @@ class PlatformSpawner(SpawnerRow):
             lifecycle.begin_launch, self.platform, identifier
         ):
             raise Conflict("This start was cancelled.", code="cancelled")
+        renewing = asyncio.create_task(self._renew_mark(identifier))
         try:
             url = await self.launch(spec)
         except EngineUnreachable:
@@ -268,8 +269,20 @@ class PlatformSpawner(SpawnerRow):
         except EngineError:
             await self.platform.in_database_thread(lifecycle.end_launch, self.platform, identifier)
             raise
+        finally:
+            renewing.cancel()
         await self.platform.in_database_thread(lifecycle.end_launch, self.platform, identifier)
         return url
+
+    async def _renew_mark(self, identifier: str) -> None:
+        while True:
+            await asyncio.sleep(self.platform.settings.engine_timeout_seconds / 2)
+            try:
+                await self.platform.in_database_thread(
+                    lifecycle.renew_launch, self.platform, identifier
+                )
+            except Exception as error:
+                self.log.warning("Cannot renew the mark of %s: %s", self._log_name, error)
 
     async def _build_spec(self, workload: Workload, accelerators: tuple[str, ...]) -> ContainerSpec:
         volume = await self.platform.in_database_thread(

@@ -138,6 +138,8 @@ workloads = Table(
     Column("starting_at", UtcDateTime, nullable=True),
     # Set while an engine may be making the container: until then one may appear at any moment.
     Column("launch_until", UtcDateTime, nullable=True),
+    # Set while an engine may be changing the limits: until then nobody else does.
+    Column("resize_until", UtcDateTime, nullable=True),
     Column("ready_at", UtcDateTime, nullable=True),
     Column("connected_at", UtcDateTime, nullable=True),
     # When it will be stopped before its limit, and why.
@@ -151,6 +153,8 @@ workloads = Table(
     # The engine's own times: what charges are made from.
     Column("engine_started_at", UtcDateTime, nullable=True),
     Column("engine_finished_at", UtcDateTime, nullable=True),
+    # Charges end here at the latest, even when it ran longer: nobody had opened it.
+    Column("charge_until", UtcDateTime, nullable=True),
     Column("exit_code", Integer, nullable=True),
     Column("oom_killed", Boolean, nullable=False, server_default=text("false")),
     Column("end_reason", String(32), nullable=False, server_default=""),

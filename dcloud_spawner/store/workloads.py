@@ -89,6 +89,8 @@ class Workload:
     notice_reason: str = ""
     notice_detail: str = ""
     keeps_place_for: str | None = None
+    resize_until: datetime | None = None
+    charge_until: datetime | None = None
 
     @property
     def server(self) -> str:
@@ -311,6 +313,26 @@ def mark_launch(connection: Connection, identifier: str, until: datetime) -> boo
     return result.rowcount == 1
 
 
+def renew_launch(connection: Connection, identifier: str, until: datetime) -> None:
+    """A launch that was noted is still under way, whatever state the workload is in."""
+    connection.execute(
+        update(workloads)
+        .where(workloads.c.id == identifier, workloads.c.launch_until.is_not(None))
+        .values(launch_until=until)
+    )
+
+
+def end_resize(connection: Connection, identifier: str, until: datetime, **values: object) -> bool:
+    """Set columns at the end of a resize that was marked until then; False when the mark has run
+    out meanwhile and another one was made."""
+    result = connection.execute(
+        update(workloads)
+        .where(workloads.c.id == identifier, workloads.c.resize_until == until)
+        .values(resize_until=None, **values)
+    )
+    return result.rowcount == 1
+
+
 def change_queued(connection: Connection, identifier: str, **values: object) -> bool:
     """Set columns of a workload that waits; False when it does not."""
     result = connection.execute(
@@ -333,7 +355,9 @@ def noticed(connection: Connection, reason: str) -> frozenset[str]:
     """Ids of what holds something and was told, for this reason, that it will be stopped."""
     rows = connection.execute(
         select(workloads.c.id).where(
-            workloads.c.state.in_([state.value for state in HOLDING if state is not State.STOPPING]),
+            workloads.c.state.in_(
+                [state.value for state in HOLDING if state is not State.STOPPING]
+            ),
             workloads.c.notice_reason == reason,
         )
     )

@@ -465,12 +465,64 @@ def test_a_launch_whose_process_died_holds_on_until_the_engine_has_had_its_time(
         stop(platform, workload)
     until = get(platform, workload.id).launch_until
     assert until is not None
-    allowed = timedelta(seconds=lifecycle.LAUNCH_CALLS * platform.settings.engine_timeout_seconds)
-    assert timedelta() < until - utc_now() <= allowed
+    call = timedelta(seconds=platform.settings.engine_timeout_seconds)
+    assert call < until - utc_now() <= 2 * call
     with platform.database.transaction() as connection:
         workloads.set_values(connection, workload.id, launch_until=utc_now())
     assert lifecycle.finish_stop(platform, workload.id)
     assert state(platform, workload) is State.ENDED
+
+
+def test_a_launch_under_way_renews_its_mark_even_while_it_is_being_stopped(
+    platform: Platform,
+) -> None:
+    workload = bring(platform, "admitted")
+    lifecycle.begin_start(platform, workload.id)
+    lifecycle.begin_launch(platform, workload.id)
+    with platform.database.transaction() as connection:
+        workloads.set_values(connection, workload.id, launch_until=utc_now())
+    lifecycle.begin_stop(platform, workload.id, "stopped", ALICE)
+    lifecycle.renew_launch(platform, workload.id)
+    with pytest.raises(EngineError):
+        lifecycle.finish_stop(platform, workload.id)
+    lifecycle.end_launch(platform, workload.id)
+    lifecycle.renew_launch(platform, workload.id)  # which came too late
+    assert lifecycle.finish_stop(platform, workload.id)
+
+
+def test_two_resizes_at_once_are_one_after_the_other(
+    platform: Platform, engine: MemoryEngine
+) -> None:
+    workload = start(platform, gib=2)
+    refused = []
+
+    def meanwhile(workload_id: str) -> None:
+        with pytest.raises(Conflict, match="just being resized"):
+            lifecycle.change_limits(platform, workload_id, 8 * GIB, 1000, ALICE)
+        refused.append(workload_id)
+
+    engine.before["update_limits"] = meanwhile
+    assert lifecycle.change_limits(platform, workload.id, 4 * GIB, 1000, ALICE)
+    engine.mend()
+    assert refused == [workload.id]
+    row = lifecycle.change_limits(platform, workload.id, GIB, 1000, ALICE)  # now it may
+    assert (row.memory_bytes, row.resize_until) == (GIB, None)
+
+
+def test_a_resize_that_the_engine_left_open_keeps_others_away_until_its_time_is_over(
+    platform: Platform, engine: MemoryEngine
+) -> None:
+    workload = start(platform, gib=2)
+    engine.fail(EngineUnreachable("no answer"), "update_limits")
+    with pytest.raises(EngineUnreachable):
+        lifecycle.change_limits(platform, workload.id, 4 * GIB, 1000, ALICE)
+    engine.mend()
+    with pytest.raises(Conflict, match="just being resized"):
+        lifecycle.change_limits(platform, workload.id, GIB, 1000, ALICE)
+    assert get(platform, workload.id).memory_bytes == 4 * GIB
+    with platform.database.transaction() as connection:
+        workloads.set_values(connection, workload.id, resize_until=utc_now())
+    assert lifecycle.change_limits(platform, workload.id, GIB, 1000, ALICE).memory_bytes == GIB
 
 
 def test_a_launch_that_the_engine_refused_is_over_and_can_be_stopped_at_once(
