@@ -9,9 +9,14 @@ import json
 import sys
 from pathlib import Path
 
-from bench import cold_start, scheduler_pass
+from bench import cold_start, openb, scheduler_pass, traces
 
-BENCHES = {"cold_start": cold_start.measure, "scheduler_pass": scheduler_pass.measure}
+BENCHES = {
+    "cold_start": cold_start.measure,
+    "openb": openb.measure,
+    "scheduler_pass": scheduler_pass.measure,
+    "traces": traces.measure,
+}
 RESULTS = Path(__file__).parent / "results.json"
 
 
@@ -21,9 +26,10 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"No bench {', '.join(sorted(unknown))}; there are: {', '.join(BENCHES)}.")
         return 2
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in names or list(BENCHES):
-        for key, result in BENCHES[name]().items():
+        measured = BENCHES[name]()
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        for key, result in measured.items():
             results[key] = result.as_dict()
             print(
                 f"{key}: {result.value:g} {result.unit}, {result.peer}: {result.peer_value:g}, "

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """``value`` and ``peer_value`` are medians in ``unit``; ``ratio`` is value over peer."""
+    """``value`` and ``peer_value`` are medians (or means over seeds) in ``unit``; ``ratio`` is
+    value over peer."""
 
     value: float
     unit: str
@@ -37,5 +38,19 @@ def paired(
         unit,
         peer,
         round(statistics.median(peers), digits),
+        len(values),
+    )
+
+
+def averaged(
+    values: Sequence[float], peers: Sequence[float], unit: str, peer: str, digits: int = 4
+) -> Result:
+    """Means of two equally long series over the same seeds."""
+    assert len(values) == len(peers)
+    return Result(
+        round(statistics.fmean(values), digits),
+        unit,
+        peer,
+        round(statistics.fmean(peers), digits),
         len(values),
     )
