@@ -94,10 +94,10 @@ class Forecaster:
                 self._wishes[wish] = as_range(found) if found else None
             return self._wishes[wish]
 
-    def band(self) -> Band:
-        """Free GPUs by model over the next day."""
+    def band(self, *, fresh: bool = False) -> Band:
+        """Free GPUs by model over the next day; ``fresh``: from the pool as it is now."""
         with self._lock:
-            forecast = self._recent()
+            forecast = self._look() if fresh else self._recent()
             if self._band is None:
                 self._band = forecast_band(forecast)
             return self._band
@@ -114,7 +114,7 @@ class Forecaster:
             if self._history is None or clock - self._history_at > HISTORY_SECONDS:
                 self._history, self._history_at = read_history(connection, now), clock
             snapshot = take_snapshot(connection, platform.capacity, now)
-        self._forecast = Forecast(snapshot, self._history, platform.policy)
+        self._forecast = Forecast.of(snapshot, self._history, platform.policy)
         self._forecast_at, self._wishes, self._band = clock, {}, None
         return self._forecast
 

@@ -25,17 +25,24 @@ OUTSIDE = 0.1
 STEP = 0.01
 """How far one miss moves an end of the range, of all cases."""
 
-NEAREST = 60
+NEAREST = 200
 """Earlier forecasts that make a range."""
 
-NEAR = float(np.log(2.0))
-"""None that is more than twice or less than half as long counts."""
+NEAR = float(np.log(4.0))
+"""None that is more than four times or less than a quarter as long counts."""
+
+ENOUGH = 30
+"""With fewer of them, those of the trace stand in for the rest."""
 
 SHORT_SECONDS = 300.0
 """Added to both sides of a ratio: below a few minutes the ratio says nothing."""
 
 UNKNOWN: tuple[tuple[float, tuple[float, ...]], ...] = (
-    (0.0, (-1.2, -0.7, -0.4, -0.2, 0.0, 0.2, 0.5, 0.8, 1.2, 2.0)),
+    (0, (-0.40, -0.25, -0.16, -0.07, -0.03, 0.02, 0.09, 0.34, 0.73, 1.41)),
+    (900, (-1.18, -0.89, -0.57, -0.34, -0.08, 0.11, 0.32, 0.56, 0.89, 1.40)),
+    (3600, (-1.60, -0.74, -0.44, -0.17, 0.05, 0.16, 0.28, 0.43, 0.65, 1.26)),
+    (14400, (-0.85, -0.50, -0.26, -0.11, 0.01, 0.07, 0.19, 0.26, 0.38, 0.67)),
+    (57600, (-1.09, -0.49, -0.35, -0.28, -0.12, 0.01, 0.18, 0.30, 0.50, 0.72)),
 )
 """Until there is a record: forecast waits in seconds, and for each the logarithms of the ratio in
 the middles of ten tenths, measured on the trace elasticflow-cluster04 (bench/forecast.py)."""
@@ -50,7 +57,7 @@ class Outcome:
     """Until the start, or until now for who still waits."""
     started: bool = True
     missed: int = 0
-    """-1 when the start was before the shown range, 1 when it was after it, else 0."""
+    """-1 when the start was before the shown range, 1 when that is over without a start, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class Calibration:
         self._started = np.array([found.started for found in outcomes], bool)
         self.before, self.after = OUTSIDE, OUTSIDE
         for found in outcomes:
-            if found.started:
+            if found.started or found.missed:
                 self.before += STEP * (OUTSIDE - (found.missed < 0))
                 self.after += STEP * (OUTSIDE - (found.missed > 0))
                 self.before = min(0.4, max(0.01, self.before))
@@ -87,8 +94,8 @@ class Calibration:
         near = near[distance[near] <= NEAR]
         ratios, started = self._ratio[near], self._started[near]
         weights = np.ones(len(near))
-        missing = NEAREST - len(near)
-        if missing:
+        missing = ENOUGH - len(near)
+        if missing > 0:
             unknown = _unknown(size)
             ratios = np.concatenate([ratios, unknown])
             started = np.concatenate([started, np.ones(len(unknown), bool)])

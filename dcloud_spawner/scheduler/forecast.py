@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 
 from dcloud_spawner.scheduler.arrivals import AFTER_ALL, Mix
 from dcloud_spawner.scheduler.calibration import Calibration
-from dcloud_spawner.scheduler.earliest import earliest_guard
 from dcloud_spawner.scheduler.names import PoolNames
 from dcloud_spawner.scheduler.occupancy import Occupancy, Running, occupancy_of
 from dcloud_spawner.scheduler.order import Policy, ordered
+from dcloud_spawner.scheduler.plan import make_plan
 from dcloud_spawner.scheduler.replay import Job, Replay
-from dcloud_spawner.scheduler.reserved import covers, hold, hold_active
 from dcloud_spawner.scheduler.runtimes import RunTimes
 from dcloud_spawner.scheduler.snapshot import NEVER, Request, Reservation, Snapshot
 
@@ -57,33 +56,61 @@ class Expectation:
 
 
 class Forecast:
-    """The future of one snapshot."""
+    """The future of one moment. ``queue`` is in order; only its first places are looked at."""
 
     def __init__(
-        self, snapshot: Snapshot, history: History | None = None, policy: Policy | None = None
+        self,
+        occupancy: Occupancy,
+        queue: Sequence[Request],
+        now: float,
+        reservations: Sequence[Reservation] = (),
+        history: History | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        names = PoolNames(snapshot.nodes, snapshot.accelerators.values())
-        self.now = snapshot.at
-        self.occupancy = occupancy_of(snapshot, names)
-        self.queue = ordered(snapshot.queue)[:FORECAST_LIMIT]
-        self.reservations = snapshot.reservations
+        self.now = now
+        self.occupancy = occupancy
+        self.queue = queue[:FORECAST_LIMIT]
+        self.reservations = reservations
         self.history = history or History()
         self.policy = policy or Policy()
-        self.latest = latest_starts(self.occupancy, self.queue, self.now, self.reservations)
+        self._latest: dict[str, float] | None = None
+
+    @classmethod
+    def of(
+        cls, snapshot: Snapshot, history: History | None = None, policy: Policy | None = None
+    ) -> Forecast:
+        """The future of a snapshot."""
+        names = PoolNames(snapshot.nodes, snapshot.accelerators.values())
+        return cls(
+            occupancy_of(snapshot, names),
+            ordered(snapshot.queue),
+            snapshot.at,
+            snapshot.reservations,
+            history,
+            policy,
+        )
+
+    @property
+    def latest(self) -> dict[str, float]:
         """For who waits, the start at the latest if nobody overtakes."""
+        if self._latest is None:
+            self._latest = latest_starts(self.occupancy, self.queue, self.now, self.reservations)
+        return self._latest
 
     def waiting(self) -> dict[str, Expectation]:
         """For each of the first who wait. Who has no room even if all limits are used up (the
         GPUs are drained, say) has no expectation."""
         return self._expected(self.queue, set(self.latest))
 
+    def of_one(self, identifier: str) -> Expectation | None:
+        """For one of the first who wait."""
+        return self._expected(self.queue, {identifier}).get(identifier)
+
     def wish(self, request: Request) -> Expectation | None:
         """For somebody who has not asked yet."""
+        alone = latest_starts(self.occupancy, [request], self.now, self.reservations)
         queue = ordered([*self.queue, request])
-        possible = earliest_guard(self.occupancy, request, self.now, self.reservations)
-        if possible is None:
-            return None
-        return self._expected(queue, {request.id}).get(request.id)
+        return self._expected(queue, set(alone)).get(request.id)
 
     def new_request(
         self,
@@ -188,25 +215,18 @@ def latest_starts(
     overtakes. One that no known limit makes room for (its GPUs are drained, say) has none, and
     those behind it are planned around it, as the pass itself does."""
     pool = copy_of(occupancy)
-    hold_active(pool, reservations, now)
-    to_come = [found for found in reservations if found.starts_at > now]
     at, latest = now, {}
     for request in queue[:FORECAST_LIMIT]:
-        guard = earliest_guard(pool, request, at, to_come)
-        if guard is None:
-            continue
-        at = guard.at
-        while pool.running and pool.running[0].ends_at <= at:
-            pool.end(pool.running[0])
-        for found in [found for found in to_come if found.starts_at <= at]:
-            to_come.remove(found)
-            if covers(found, at):
-                hold(pool, found, found.gpus)
-        grants = pool.placer.place(request.shape)
-        if grants is None:
-            continue  # a reservation lies on other GPUs than its guard thought
-        pool.begin(Running(request.id, at + request.limit_seconds, grants))
-        latest[request.id] = at
+        plan = make_plan(pool, [request], at, reservations)
+        if not plan.starts:
+            if plan.head_at is None:
+                continue
+            at = plan.head_at
+            while pool.running and pool.running[0].ends_at <= at:
+                pool.end(pool.running[0])
+            plan = make_plan(pool, [request], at, reservations)
+        if plan.starts:
+            latest[request.id] = at
     return latest
 
 

@@ -18,7 +18,7 @@ from dcloud_spawner.scheduler.snapshot import NEVER
 ENOUGH = 20
 """So many like ones are a record; with fewer, less alike ones are taken."""
 
-UNKNOWN_RATIOS = (0.02, 0.08, 0.16, 0.22, 0.28, 0.34, 0.42, 0.55, 0.72, 0.95)
+UNKNOWN_RATIOS = (0.08, 0.13, 0.17, 0.19, 0.22, 0.25, 0.28, 0.36, 0.45, 0.58)
 """Ratios until there is a record: the middles of the ten tenths on the trace
 elasticflow-cluster04 with the limits of bench/trace_files.py. A guess about anywhere else."""
 
