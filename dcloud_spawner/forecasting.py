@@ -42,6 +42,11 @@ AT_LEAST = timedelta(hours=1)
 HISTORY_SECONDS = 60.0
 """How old the reading of the past may be; of the pool, for wishes and the band, as much."""
 
+WISHES_SECONDS = 0.25
+"""So long may wishes take for each reading of the pool; the others keep their last answer."""
+
+MOST_WISHES = 1000
+
 MINUTE = 60
 
 DAMPING = 0.1
@@ -60,6 +65,8 @@ class Forecaster:
         self._forecast: Forecast | None = None
         self._forecast_at = 0.0
         self._wishes: dict[Wish, Range | None] = {}
+        self._former_wishes: dict[Wish, Range | None] = {}
+        self._wishes_took = 0.0
         self._band: Band | None = None
         self._lock = threading.Lock()
 
@@ -83,15 +90,11 @@ class Forecaster:
         with self._lock:
             forecast = self._recent()
             if wish not in self._wishes:
-                request = forecast.new_request(
-                    wish.gpus,
-                    wish.gpu_model,
-                    wish.memory_bytes,
-                    wish.cpu_millicores,
-                    wish.limit_seconds,
-                )
-                found = forecast.wish(request)
-                self._wishes[wish] = as_range(found) if found else None
+                if wish in self._former_wishes and self._wishes_took > WISHES_SECONDS:
+                    return self._former_wishes[wish]
+                began = time.monotonic()
+                self._wishes[wish] = _wish(forecast, wish)
+                self._wishes_took += time.monotonic() - began
             return self._wishes[wish]
 
     def band(self, *, fresh: bool = False) -> Band:
@@ -115,8 +118,20 @@ class Forecaster:
                 self._history, self._history_at = read_history(connection, now), clock
             snapshot = take_snapshot(connection, platform.capacity, now)
         self._forecast = Forecast.of(snapshot, self._history, platform.policy)
-        self._forecast_at, self._wishes, self._band = clock, {}, None
+        self._forecast_at, self._band = clock, None
+        self._former_wishes.update(self._wishes)
+        if len(self._former_wishes) > MOST_WISHES:
+            self._former_wishes = dict(self._wishes)
+        self._wishes, self._wishes_took = {}, 0.0
         return self._forecast
+
+
+def _wish(forecast: Forecast, wish: Wish) -> Range | None:
+    request = forecast.new_request(
+        wish.gpus, wish.gpu_model, wish.memory_bytes, wish.cpu_millicores, wish.limit_seconds
+    )
+    found = forecast.wish(request)
+    return as_range(found) if found else None
 
 
 def read_history(connection: Connection, now: datetime) -> History:

@@ -1,4 +1,4 @@
-"""What the pages show beside the pool: nodes, reservations and the record of the ranges.
+"""What the pages show beside the pool: nodes, reservations, and how many GPUs will be free.
 
 Read once for each new reading of the pool, however many pages are open.
 """
@@ -6,19 +6,24 @@ Read once for each new reading of the pool, however many pages are open.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+from dcloud_spawner.forecasting import Forecaster
 from dcloud_spawner.live.pool import PoolState
 from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
-from dcloud_spawner.store import listing, nodes, reservations
-from dcloud_spawner.store.listing import Record
+from dcloud_spawner.scheduler.band import Band
+from dcloud_spawner.store import nodes, reservations
 from dcloud_spawner.store.nodes import NodeRow
 from dcloud_spawner.store.reservations import Reservation
+from hub_services.web.viewer import Viewer
 
 PAST = timedelta(days=7)
 """How long reservations that are over are still listed."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,20 +32,72 @@ class Board:
 
     state: PoolState
     nodes: tuple[NodeRow, ...]
-    record: Record
     reservations: tuple[Reservation, ...]
     """By their start, those of the last days too."""
+    band: Band | None
+    """Free GPUs over the next day; None until it has been forecast for the first time."""
+    drawn: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)
+    """Pages that were drawn from it, by page and :meth:`stake`."""
+
+    def stake(self, viewer: Viewer) -> str:
+        """Viewers of the same stake are shown the same: all who have nothing here, and else
+        each their own."""
+        users = {workload.user for workload in self.state.servers.values()}
+        named = viewer.administrator or any(viewer.owns(user) for user in users)
+        concerned = any(found.is_for(viewer.name, viewer.groups) for found in self.reservations)
+        return f"{viewer.administrator} {viewer.name}" if named or concerned else ""
 
 
-def read_board(platform: Platform, state: PoolState) -> Board:
+def read_board(platform: Platform, state: PoolState, band: Band | None) -> Board:
     """Read the rest. Blocks."""
     with platform.database.reading() as connection:
         return Board(
             state=state,
             nodes=tuple(nodes.all_nodes(connection)),
-            record=listing.record(connection),
             reservations=tuple(reservations.ending_since(connection, state.at - PAST)),
+            band=band,
         )
+
+
+class BandWatch:
+    """The last forecast of free GPUs. It may take seconds in a large pool, so pages never wait
+    for it: it is made in a thread after something has happened, and shown when it is there."""
+
+    BETWEEN_SECONDS = 2.0
+    IDLE_SECONDS = 60.0
+    REST = 10.0
+    """Times that the last one took, in which there is no other."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._forecaster = Forecaster(platform)
+        self._task: asyncio.Task[None] | None = None
+        self._head = -1
+        self._next = 0.0
+        self._last = 0.0
+        self.band: Band | None = None
+
+    def notice(self, state: PoolState) -> None:
+        """A new reading of the pool. On the event loop."""
+        now = asyncio.get_running_loop().time()
+        stale = state.head != self._head or now - self._last >= self.IDLE_SECONDS
+        idle = self._task is None or self._task.done()
+        if stale and idle and now >= self._next:
+            self._task = asyncio.ensure_future(self._make(state.head))
+
+    async def _make(self, head: int) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            self.band = await self._platform.in_database_thread(self._fresh_band)
+        except Exception:
+            log.exception("Cannot forecast; the page keeps the last one.")
+        took = loop.time() - began
+        self._head, self._last = head, began
+        self._next = loop.time() + max(self.BETWEEN_SECONDS, self.REST * took)
+
+    def _fresh_band(self) -> Band:
+        return self._forecaster.band(fresh=True)
 
 
 class BoardWatch:
@@ -49,10 +106,10 @@ class BoardWatch:
     def __init__(self, platform: Platform, pool: PoolWatch) -> None:
         self._platform = platform
         self._pool = pool
+        self._bands = BandWatch(platform)
         self._board: Board | None = None
         self._reading: asyncio.Task[Board] | None = None
-        self._news = asyncio.Event()
-        pool.listeners.append(self._tell)
+        pool.listeners.append(self._bands.notice)
 
     async def current(self) -> Board:
         """The board of the pool's last reading."""
@@ -70,17 +127,11 @@ class BoardWatch:
 
     async def changed(self, seconds: float) -> None:
         """Return at the next reading, or after that many seconds."""
-        news = self._news
-        try:
-            async with asyncio.timeout(seconds):
-                await news.wait()
-        except TimeoutError:
-            pass
+        await self._pool.changed(seconds)
 
     async def _read(self, state: PoolState) -> Board:
-        self._board = await self._platform.in_database_thread(read_board, self._platform, state)
+        band = self._bands.band
+        self._board = await self._platform.in_database_thread(
+            read_board, self._platform, state, band
+        )
         return self._board
-
-    def _tell(self, state: PoolState) -> None:
-        self._news.set()
-        self._news = asyncio.Event()

@@ -78,13 +78,7 @@ async def get_workload(call: Call[Nothing, Nothing]) -> WorkloadView:
 async def queue(call: Call[Page, Nothing]) -> QueueView:
     """The queue in its order. One's own requests in full, others' as size, due and state."""
     state = await call.service.pool.fresh()
-
-    def read() -> listing.Record:
-        with call.service.platform.database.reading() as connection:
-            return listing.record(connection)
-
-    record = await call.service.platform.in_database_thread(read)
-    rows = waiting_rows(state)
+    record, rows = state.record, waiting_rows(state)
     first = cursor_number(call.query.cursor) if call.query.cursor else 0
     last = first + call.query.limit
     return QueueView(

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from hub_services.web.forecast import AHEAD, Step
+from dcloud_spawner.scheduler.band import Band
 
 WIDTH, HEIGHT = 960, 160
 TICKS = 6
+
+
+@dataclass(frozen=True)
+class Step:
+    """Free GPUs from a moment until the next step."""
+
+    at: datetime
+    low: int
+    median: int
+    high: int
 
 
 @dataclass(frozen=True)
@@ -18,13 +28,11 @@ class StepChart:
 
     total: int
     low_area: str
-    """SVG path of what is left when those who wait have started."""
-    low_line: str
-    """Its upper edge."""
-    high_line: str
-    """SVG path of what is free if nobody else comes."""
+    """SVG path of what is free in every course of the future."""
     band: str
-    """SVG path of what lies between the two."""
+    """SVG path of what lies between the least and the most."""
+    median_line: str
+    """SVG path of the middle one."""
     rules: tuple[int, ...]
     """Heights of the horizontal lines."""
     labels: tuple[int, ...]
@@ -36,52 +44,73 @@ class StepChart:
     """The chart in a sentence."""
 
 
-def step_chart(steps: Sequence[Step], total: int, now: datetime) -> StepChart:
-    """Draw steps that begin now."""
+def step_chart(band: Band) -> StepChart:
+    """Draw the GPUs of all models together."""
+    total = sum(free.total for free in band.models.values())
+    steps = steps_of(band)
+    start = datetime.fromtimestamp(band.times[0], UTC)
+    length = timedelta(seconds=band.times[-1] - band.times[0])
     top = max(1, total)
-    high = _corners([(step.at, step.high) for step in steps], now, top)
-    low = _corners([(step.at, step.low) for step in steps], now, top)
-    base = f"L{WIDTH} {HEIGHT}L0 {HEIGHT}Z"
+
+    def corners(values: Sequence[int]) -> list[tuple[float, float]]:
+        found: list[tuple[float, float]] = []
+        for step, value in zip(steps, values, strict=True):
+            x = round(WIDTH * ((step.at - start) / length), 1)
+            y = round(HEIGHT - HEIGHT * min(value, top) / top, 1)
+            if found:
+                found.append((x, found[-1][1]))
+            found.append((x, y))
+        return [*found, (float(WIDTH), found[-1][1])]
+
+    low = corners([step.low for step in steps])
+    high = corners([step.high for step in steps])
     labels = sorted({0, top // 2 if top > 2 else 0, top}, reverse=True)
     return StepChart(
         total=total,
-        low_area=_path(low) + base,
-        low_line=_path(low),
-        high_line=_path(high),
+        low_area=_path(low) + f"L{WIDTH} {HEIGHT}L0 {HEIGHT}Z",
         band=_path(high) + "L" + "L".join(f"{x:g} {y:g}" for x, y in reversed(low)) + "Z",
+        median_line=_path(corners([step.median for step in steps])),
         rules=tuple(round(HEIGHT - HEIGHT * label / top) for label in labels),
         labels=tuple(labels),
-        ticks=tuple(now + AHEAD * number / TICKS for number in range(TICKS + 1)),
-        steps=tuple(steps),
-        words=_words(steps, total, now),
+        ticks=tuple(start + length * number / TICKS for number in range(TICKS + 1)),
+        steps=steps,
+        words=_words(steps, total),
     )
 
 
-def _corners(
-    values: Sequence[tuple[datetime, int]], now: datetime, top: int
-) -> list[tuple[float, float]]:
-    found: list[tuple[float, float]] = []
-    for at, value in values:
-        x = round(WIDTH * ((at - now) / AHEAD), 1)
-        y = round(HEIGHT - HEIGHT * min(value, top) / top, 1)
-        if found:
-            found.append((x, found[-1][1]))
-        found.append((x, y))
-    found.append((float(WIDTH), found[-1][1] if found else float(HEIGHT)))
-    return found
+def steps_of(band: Band) -> tuple[Step, ...]:
+    """All models together; equal neighbours are one step."""
+    steps: list[Step] = []
+    for number, at in enumerate(band.times):
+        free = band.models.values()
+        step = Step(
+            datetime.fromtimestamp(at, UTC),
+            sum(one.low[number] for one in free),
+            sum(one.median[number] for one in free),
+            sum(one.high[number] for one in free),
+        )
+        before = steps[-1] if steps else None
+        if before is None or (step.low, step.median, step.high) != (
+            before.low,
+            before.median,
+            before.high,
+        ):
+            steps.append(step)
+    return tuple(steps)
 
 
 def _path(corners: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in corners)
 
 
-def _words(steps: Sequence[Step], total: int, now: datetime) -> str:
-    if not steps or not total:
-        return "There are no GPUs."
-    least = min(step.low for step in steps)
-    soon = [step for step in steps if step.at <= now + timedelta(hours=1)]
+def _words(steps: Sequence[Step], total: int) -> str:
+    soon = [step for step in steps if step.at <= steps[0].at + timedelta(hours=1)]
     return (
-        f"Now {steps[0].high} of {total} are free; within the hour at most "
-        f"{max(step.high for step in soon)}. When those who wait have started, the fewest left "
-        f"over in this day are {least}."
+        f"{_from_to(soon)} of the {total} GPUs in service are free within the hour, "
+        f"{_from_to(steps)} in the day."
     )
+
+
+def _from_to(steps: Sequence[Step]) -> str:
+    least, most = min(step.low for step in steps), max(step.high for step in steps)
+    return f"{least}" if least == most else f"{least} to {most}"

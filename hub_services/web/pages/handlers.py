@@ -83,8 +83,17 @@ class PageHandler(Handler):
     def draw(self, page: LivePage, board: Board) -> str:
         """The middle of a page for this viewer."""
         assert self.viewer is not None
-        shown = page.show(board, self.viewer, self.service)
-        return self.render_template(page.template, q=shown)
+        if page.administrators:  # they are few, and their pages show more than the board
+            return self.render_template(page.template, q=self.shown(page, board))
+        key = page.name, board.stake(self.viewer)
+        if key not in board.drawn:
+            board.drawn[key] = self.render_template(page.template, q=self.shown(page, board))
+        return board.drawn[key]
+
+    def shown(self, page: LivePage, board: Board) -> Shown:
+        """What a page shows to this viewer."""
+        assert self.viewer is not None
+        return page.show(board, self.viewer, self.service)
 
     def render_template(self, template: str, **values: object) -> str:
         """A template with what all of them need."""
@@ -133,6 +142,7 @@ class ShowPage(PageHandler):
                     if self.viewer.administrator or not other.administrators
                 ],
                 fragment=self.draw(page, board),
+                q=self.shown(page, board),
                 models=tuple(sorted({row.model for row in board.state.accelerators.values()})),
                 xsrf=self.xsrf_token.decode(),
             )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dcloud_spawner.form.words import count_words, gpus_words, length_words
-from dcloud_spawner.live.availability import Availability, ModelAvailability
+from dcloud_spawner.live.availability import ModelAvailability
 from dcloud_spawner.live.pool import PoolState, availability
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.store.listing import Record
@@ -15,12 +15,13 @@ from dcloud_spawner.store.schema import HOLDING, State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.web.api.views import reasons_of, waiting_rows
 from hub_services.web.board import Board
-from hub_services.web.forecast import AHEAD, Taken, Wish, free_ahead
 from hub_services.web.pages.chart import StepChart, step_chart
 from hub_services.web.viewer import Viewer
 
 SHOWN = 100
 """Rows of others; one's own are always there."""
+AHEAD = timedelta(hours=24)
+"""How far the forecast looks."""
 PIPS = 8
 """More squares than this nobody counts."""
 
@@ -102,7 +103,8 @@ class QueuePage:
     running: tuple[RunningRow, ...]
     running_hidden: int
     record: Record
-    chart: StepChart
+    chart: StepChart | None
+    """None where there are no GPUs, or nobody has forecast yet."""
     reserved: tuple[ReservedTime, ...]
     """What is taken off in the chart, soonest first."""
     tab: str
@@ -148,9 +150,9 @@ def queue_page(board: Board, viewer: Viewer, *, simulated: bool, engine: str) ->
         longest_wait=length_words((state.at - first).total_seconds()) if first else "",
         running=tuple(_running(workload, board, viewer) for workload in shown),
         running_hidden=len(holding) - len(shown),
-        record=board.record,
+        record=board.state.record,
         reserved=_reserved(board),
-        chart=_chart(board, found, [workload for _, workload in rows], holding),
+        chart=step_chart(board.band) if board.band and board.band.models else None,
         tab=_tab(waiting),
         news=_news(waiting),
     )
@@ -253,38 +255,6 @@ def _running(workload: Workload, board: Board, viewer: Viewer) -> RunningRow:
         notice_at=workload.notice_at if known else None,
         notice=workload.notice_detail if known else "",
     )
-
-
-def _chart(
-    board: Board, found: Availability, waiting: list[Workload], holding: list[Workload]
-) -> StepChart:
-    now = board.state.at
-    total = sum(model.total - model.unhealthy for model in found.models)
-    steps = free_ahead(
-        now,
-        total,
-        (Taken(each.gpus, now, ends_at(each, now)) for each in holding if each.gpus),
-        [
-            Wish(each.gpus, each.limit_seconds, each.expected_from)
-            for each in waiting
-            if each.held_at is None
-        ],
-        _kept(board, holding),
-    )
-    return step_chart(steps, total, now)
-
-
-def _kept(board: Board, holding: list[Workload]) -> list[Taken]:
-    """What open reservations keep beside what already runs on them."""
-    return [
-        Taken(
-            max(0, each.gpus - sum(one.gpus for one in holding if one.reservation == each.id)),
-            each.starts_at,
-            each.ends_at,
-        )
-        for each in board.reservations
-        if each.state in OPEN_RESERVATIONS
-    ]
 
 
 def _reserved(board: Board) -> tuple[ReservedTime, ...]:
