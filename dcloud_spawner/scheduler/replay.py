@@ -11,6 +11,7 @@ import heapq
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from dcloud_spawner.scheduler.occupancy import Occupancy, Running
 from dcloud_spawner.scheduler.order import sort_key
@@ -28,7 +29,7 @@ class Job:
 
 class Replay:
     """A pool, a queue and a clock. Events are taken in the order of their time; at one time,
-    ends come before submissions, and a pass follows each."""
+    ends come before submissions, and one pass follows them."""
 
     def __init__(
         self,
@@ -76,21 +77,24 @@ class Replay:
         return self._ends[0][0] if self._ends else None
 
     def end_next(self) -> Plan:
-        """Go to the next end, give back what it held, and run a pass."""
-        at, _, running = heapq.heappop(self._ends)
-        self.now = max(self.now, at)
-        self.occupancy.end(running)
+        """Go to the next end, give back what ends then, and run a pass."""
+        self._give_back(self._ends[0][0])
         return self.run_pass()
+
+    def _give_back(self, at: float) -> None:
+        self.now = max(self.now, at)
+        while self._ends and self._ends[0][0] <= at:
+            self.occupancy.end(heapq.heappop(self._ends)[2])
 
     def play(self, jobs: Iterable[Job]) -> dict[str, float]:
         """Submit jobs at their times (in that order) and go on until all have started; returns
         when each did."""
-        for job in jobs:
-            at = job.request.submitted_at
-            while self._ends and self._ends[0][0] <= at:
+        for at, together in groupby(jobs, key=lambda job: job.request.submitted_at):
+            while self._ends and self._ends[0][0] < at:
                 self.end_next()
-            self.now = max(self.now, at)
-            self.submit(job)
+            self._give_back(at)
+            for job in together:
+                self.submit(job)
             self.run_pass()
         while self.queue and self._ends:
             self.end_next()
