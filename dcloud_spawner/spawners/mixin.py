@@ -20,6 +20,7 @@ from tornado.httpclient import AsyncHTTPClient
 from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.engines.base import ContainerFacts, ContainerSpec, Phase
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, LaunchFailed, UserError
+from dcloud_spawner.forecasting import Forecaster, ForecastWatch
 from dcloud_spawner.live.pool import PoolState
 from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.options import image_of
@@ -56,6 +57,7 @@ class PlatformSpawner(SpawnerRow):
     """Mixin of every spawner class; ``platform`` is set once by the hub's configuration."""
 
     watch: ClassVar[AdmissionWatch]
+    forecast: ClassVar[ForecastWatch]
     launches: ClassVar[asyncio.Semaphore]
     living: ClassVar[WeakSet[PlatformSpawner]]
 
@@ -65,6 +67,9 @@ class PlatformSpawner(SpawnerRow):
         cls.platform = platform
         cls.pool = PoolWatch(platform)
         cls.frames = FormFrames(platform, cls.pool)
+        forecaster = Forecaster(platform)
+        cls.frames.expected = forecaster.expected
+        cls.forecast = ForecastWatch(platform, forecaster, cls.pool)
         cls.watch = AdmissionWatch(platform)
         cls.launches = asyncio.Semaphore(platform.settings.concurrent_launches)
         cls.living = WeakSet()

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from dcloud_spawner.errors import EngineError
+from dcloud_spawner.forecasting import Forecaster
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import load_settings
 from dcloud_spawner.spawners.instance import hub_instance
@@ -25,6 +26,9 @@ log = logging.getLogger("dcloud.controller")
 RESUME_ANYWAY_SECONDS = 30.0
 """A start that its hub lost without a restart is taken up after this time at the latest."""
 
+FORECAST_SECONDS = 15.0
+"""Between two forecasts. The hub makes its own at every change while somebody looks."""
+
 
 class Controller:
     """The loops, each a method that does one turn."""
@@ -32,6 +36,7 @@ class Controller:
     def __init__(self, platform: Platform, hub: HubClient) -> None:
         self._platform = platform
         self._resumer = Resumer(platform, hub)
+        self._forecaster = Forecaster(platform)
         self._resumed_for = ""
         self._resume_at = 0.0
 
@@ -63,6 +68,10 @@ class Controller:
             self._resumed_for = instance
             self._resume_at = loop.time() + RESUME_ANYWAY_SECONDS
 
+    async def forecast(self) -> None:
+        """Tell who waits when they are expected to start."""
+        await self._platform.in_database_thread(self._forecaster.turn)
+
     async def limits(self) -> None:
         """Stop what is past its limit."""
         await self._platform.in_engine_thread(end_overdue, self._platform)
@@ -79,6 +88,7 @@ class Controller:
                 (self.inventory, settings.inventory_seconds),
                 (self.reconcile, settings.reconcile_seconds),
                 (self.schedule, settings.schedule_seconds),
+                (self.forecast, FORECAST_SECONDS),
                 (self.resume, settings.resume_seconds),
                 (self.limits, settings.schedule_seconds),
                 (self.homes, settings.homes_seconds),
