@@ -1,53 +1,215 @@
 """What must stay possible at a later time, and where others may go without preventing it.
 
-The request at the head that does not fit has a guard at the earliest time at which it will; an
-advance reservation has one at its beginning.
+The request at the head that does not fit has a guard at the earliest time at which it will;
+advance reservations have one at each time at which one begins, and one now for those that have
+begun. What is wanted is not laid on certain GPUs: it may move until somebody really starts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
 import numpy as np
 
-from dcloud_spawner.scheduler.pool import Bools, Grant, Ints, Pool
+from dcloud_spawner.scheduler.joint import Kind, RoomOfNode, RoomOfRow, Together
+from dcloud_spawner.scheduler.pool import Bools, Grant, Ints, Layout, Pool
 from dcloud_spawner.scheduler.snapshot import WHOLE, Shape
 
 PLENTY = 1 << 40
 
 
-class Guard:
-    """So many units of a shape that have to fit into what is free at a time."""
+class Demand(NamedTuple):
+    """So many units that have to fit, for a reservation or for the head."""
 
-    def __init__(
-        self, at: float, future: Pool, unit: Shape, count: int, *, one_on_each_node: bool
-    ) -> None:
+    kind: Kind
+    units: int
+    reservation: str = ""
+
+
+class Guarding(Protocol):
+    """Something that must stay possible."""
+
+    at: float
+
+    def room(self, shape: Shape, among: Bools, riding: str = "") -> Bools: ...
+    def try_out(self, grant: Grant, riding: str = "") -> list[int]: ...
+    def undo(self, grant: Grant, before: list[int]) -> None: ...
+
+
+class Guard:
+    """Units that have to fit together into what is free at a time. What does not fit from the
+    beginning is given up; the rest stays guarded."""
+
+    def __init__(self, at: float, future: Pool, demands: Sequence[Demand]) -> None:
+        """``future`` is what is free then; it becomes the guard's own."""
         self.at = at
-        self._future = future
-        self._unit = unit
-        self._count = count
-        self._most = 1 if one_on_each_node else PLENTY
-        layout = future.layout
+        self.pool = future
+        self._kinds = tuple(dict.fromkeys(demand.kind for demand in demands))
+        self._kind_of = {
+            demand.reservation: self._kinds.index(demand.kind)
+            for demand in demands
+            if demand.reservation
+        }
+        most = [0] * len(self._kinds)
+        for demand in demands:
+            most[self._kinds.index(demand.kind)] += demand.units
+        self._one = _Units(future, self._kinds[0]) if len(self._kinds) == 1 else None
+        self._together = Together(self._kinds, most)
+        self._nodes: list[RoomOfNode] | None = None
+        self._wanted = self._possible(most)
+        self.holds = self._wanted == most
+        """Whether all units fitted when it was made."""
+
+    def _possible(self, most: list[int]) -> list[int]:
+        """As much as fits of what is wanted, the first kinds first."""
+        if self._one:
+            return [min(most[0], self._one.total)]
+        if self._together.fit(self._rooms(), most):
+            return list(most)
+        wanted = [0] * len(most)
+        for kind, count in enumerate(most):
+            wanted[kind] = count
+            while wanted[kind] and not self._together.fit(self._rooms(), wanted):
+                wanted[kind] -= 1
+        return wanted
+
+    def room(self, shape: Shape, among: Bools, riding: str = "") -> Bools:
+        """Those rows on which one part of a shape may go, and the units would still fit.
+        ``among`` are rows on which it fits now; ``riding`` is the reservation it uses up."""
+        wanted = self._without(shape.gpus, riding)
+        if not any(wanted):
+            return among
+        if self._one:
+            return among & self._one.room(shape, wanted[0])
+        rooms, layout = self._rooms(), self.pool.layout
+        room, known = among.copy(), dict[tuple[RoomOfNode, int], bool]()
+        for row in np.flatnonzero(among):
+            node = layout.groups[row].node
+            position = layout.siblings[row].index(row)
+            key = (rooms[node], position)
+            if key not in known:
+                after = self._less(rooms[node], position, shape)
+                others = (*rooms[:node], *rooms[node + 1 :])
+                known[key] = self._together.fit((after, *others), wanted)
+            room[row] = known[key]
+        return room
+
+    def _without(self, gpus: int, riding: str) -> list[int]:
+        if riding not in self._kind_of:
+            return self._wanted
+        wanted = list(self._wanted)
+        kind = self._kind_of[riding]
+        wanted[kind] = max(0, wanted[kind] - gpus)
+        return wanted
+
+    def take(self, grant: Grant, riding: str = "") -> None:
+        """Somebody who still runs at that time was placed."""
+        self._wanted = self._without(len(grant.gpus), riding)
+        self.pool.take(grant)
+        self._read(grant)
+
+    def try_out(self, grant: Grant, riding: str = "") -> list[int]:
+        """Take for a moment; returns what :meth:`undo` needs."""
+        before = self._wanted
+        self.take(grant, riding)
+        return before
+
+    def undo(self, grant: Grant, before: list[int]) -> None:
+        """The opposite of :meth:`try_out`."""
+        self._wanted = before
+        self.pool.give(grant)
+        self._read(grant)
+
+    def _read(self, grant: Grant) -> None:
+        self.pool.changes.clear()  # nobody reads on in them
+        if self._one:
+            self._one.read()
+        elif self._nodes is not None:
+            node = self.pool.layout.groups[grant.row].node
+            self._nodes[node] = self._room_of(self.pool.layout.siblings[grant.row])
+
+    def _rooms(self) -> list[RoomOfNode]:
+        if self._nodes is None:
+            self._nodes = [RoomOfNode((), 0, 0)] * len(self.pool.layout.nodes)
+            for rows in set(self.pool.layout.siblings):
+                self._nodes[self.pool.layout.groups[rows[0]].node] = self._room_of(rows)
+        return self._nodes
+
+    def _room_of(self, rows: Sequence[int]) -> RoomOfNode:
+        pool, layout = self.pool, self.pool.layout
+        return RoomOfNode(
+            tuple(
+                RoomOfRow(
+                    tuple(bool(layout.allowed(kind.unit)[row]) for kind in self._kinds),
+                    int(pool.full[row]),
+                    tuple(self._shares(row, kind.unit) for kind in self._kinds),
+                )
+                for row in rows
+            ),
+            int(pool.memory[rows[0]]),
+            int(pool.cpu[rows[0]]),
+        )
+
+    def _shares(self, row: int, unit: Shape) -> int:
+        if unit.milli == WHOLE or not unit.gpus:
+            return 0
+        return int((self.pool.free[row] // self.pool.layout.milli(row, unit)).sum())
+
+    def _less(self, node: RoomOfNode, position: int, shape: Shape) -> RoomOfNode:
+        """What a node has free after one part of a shape went to one of its rows."""
+        row = node.rows[position]
+        full, shares = row.full, row.shares
+        if shape.gpus and shape.milli == WHOLE:
+            full -= shape.gpus
+        elif shape.gpus:
+            shares = tuple(max(0, found - 1) for found in shares)
+        return RoomOfNode(
+            (
+                *node.rows[:position],
+                RoomOfRow(row.allowed, full, shares),
+                *node.rows[position + 1 :],
+            ),
+            node.memory_bytes - shape.memory_bytes,
+            node.cpu_millicores - shape.cpu_millicores,
+        )
+
+
+class _Units:
+    """How many units of one kind fit on each node, as arrays."""
+
+    def __init__(self, pool: Pool, kind: Kind) -> None:
+        self._pool = pool
+        self._unit = kind.unit
+        self._most = 1 if kind.spread else PLENTY
+        layout = pool.layout
         self._node = np.array([group.node for group in layout.groups], np.int64)
         self._first = np.zeros(len(self._node), bool)
         self._first[np.unique(self._node, return_index=True)[1]] = True
-        self._allowed = layout.allowed(unit)
-        self._read()
+        self._single = bool(self._first.all())
+        self._allowed = layout.allowed(self._unit)
+        self._share = layout.share(self._unit)[:, None]
+        self.read()
 
-    @property
-    def holds(self) -> bool:
-        """Whether the units fit as things stand."""
-        return self._total >= self._count
-
-    def _read(self) -> None:
-        self._units = self._units_of(self._future.full)
-        self._node_units = np.bincount(self._node, self._units).astype(np.int64)[self._node]
-        self._capacity = self._limited(self._node_units, self._future.memory, self._future.cpu)
-        self._total = int(self._capacity[self._first].sum())
+    def read(self) -> None:
+        """Count anew, after the pool changed."""
+        pool = self._pool
+        self._units = self._units_of(pool.full)
+        self._node_units = self._units
+        if not self._single:
+            counts = np.bincount(self._node, self._units).astype(np.int64)
+            self._node_units = counts[self._node]
+        self._capacity = self._limited(self._node_units, pool.memory, pool.cpu)
+        # A node that is over its limits fits nothing, not even what asks for none of it.
+        over = (pool.memory < self._unit.memory_bytes) | (pool.cpu < self._unit.cpu_millicores)
+        self._capacity[over] = 0
+        self.total = int(self._capacity[self._first].sum())
 
     def _units_of(self, full: Ints) -> Ints:
         if self._unit.gpus == 0:
             return np.where(self._allowed, PLENTY >> 20, 0)
         if self._unit.milli < WHOLE:
-            return np.where(self._allowed, (self._future.free // self._unit.milli).sum(axis=1), 0)
+            return np.where(self._allowed, (self._pool.free // self._share).sum(axis=1), 0)
         return np.where(self._allowed, full // self._unit.gpus, 0)
 
     def _limited(self, units: Ints, memory: Ints, cpu: Ints) -> Ints:
@@ -58,29 +220,50 @@ class Guard:
             units = np.minimum(units, cpu // self._unit.cpu_millicores)
         return np.clip(units, 0, self._most)
 
-    def room(self, shape: Shape) -> Bools:
-        """Rows on which one part of a shape may go, and the units would still fit."""
+    def room(self, shape: Shape, wanted: int) -> Bools:
+        """Rows on which one part of a shape may go, so that so many units still fit."""
         if shape.gpus == 0 or self._unit.gpus == 0:
             after = self._units
         elif self._unit.milli < WHOLE:
-            lost = -(-shape.milli // self._unit.milli) * shape.gpus
-            after = np.where(self._allowed, np.maximum(self._units - lost, 0), 0)
+            # Without slots a share may cost one unit less than this; with slots it is exact.
+            up = 0 if shape.milli == WHOLE else self._share[:, 0] - 1
+            lost = (self._pool.layout.share(shape) + up) // self._share[:, 0]
+            after = np.where(self._allowed, np.maximum(self._units - lost * shape.gpus, 0), 0)
         else:
             # A share may begin a GPU that was whole: counted as if it always did.
-            after = self._units_of(np.maximum(self._future.full - shape.gpus, 0))
+            after = self._units_of(np.maximum(self._pool.full - shape.gpus, 0))
         capacity = self._limited(
             self._node_units - self._units + after,
-            self._future.memory - shape.memory_bytes,
-            self._future.cpu - shape.cpu_millicores,
+            self._pool.memory - shape.memory_bytes,
+            self._pool.cpu - shape.cpu_millicores,
         )
-        return np.asarray(self._total - self._capacity + capacity >= self._count)
+        return np.asarray(self.total - self._capacity + capacity >= wanted)
 
-    def take(self, grant: Grant) -> None:
-        """Somebody who still runs at that time was placed."""
-        self._future.take(grant)
-        self._read()
 
-    def give(self, grant: Grant) -> None:
-        """The opposite of :meth:`take`."""
-        self._future.give(grant)
-        self._read()
+def spread(
+    part: Shape,
+    parts: int,
+    among: Bools,
+    guards: Sequence[Guarding],
+    choose: Callable[[Bools], Grant | None],
+    layout: Layout,
+    riding: str = "",
+) -> tuple[Grant, ...] | None:
+    """Places for all parts, each on a node of its own and where the guards still hold, or None.
+    Nothing stays taken."""
+    grants: list[Grant] = []
+    undo: list[tuple[Guarding, Grant, list[int]]] = []
+    for _ in range(parts):
+        for guard in guards:
+            among = guard.room(part, among, riding)
+        grant = choose(among)
+        if grant is None:
+            break
+        grants.append(grant)
+        if len(grants) < parts:
+            undo += [(guard, grant, guard.try_out(grant, riding)) for guard in guards]
+            among = among.copy()
+            among[list(layout.siblings[grant.row])] = False
+    for guard, grant, before in reversed(undo):
+        guard.undo(grant, before)
+    return tuple(grants) if len(grants) == parts else None

@@ -27,14 +27,15 @@ class PoolNames:
             key=lambda node: node.name,
         )
         position = {node.name: index for index, node in enumerate(working)}
-        groups: dict[tuple[int, str, bool], dict[str, list[Accelerator]]] = {}
+        groups: dict[tuple[int, str, int], dict[str, list[Accelerator]]] = {}
         for found in accelerators:
             if found.node in position and (ideal or found.offered):
-                key = (position[found.node], found.model, bool(found.parent))
+                slot = found.milli if found.parent else 0
+                key = (position[found.node], found.model, slot)
                 gpus = groups.setdefault(key, {})
                 gpus.setdefault(found.parent or found.uuid, []).append(found)
         for index in set(range(len(working))) - {node for node, _, _ in groups}:
-            groups[index, "", False] = {}
+            groups[index, "", 0] = {}
         self._slots: dict[tuple[int, int], tuple[str, ...]] = {}
         """Names of the accelerators on each GPU: itself when it is given out whole."""
         self._where: dict[str, tuple[int, int]] = {}
@@ -48,12 +49,14 @@ class PoolNames:
             for gpu, name in enumerate(names):
                 slots = sorted(gpus[name], key=lambda slot: slot.uuid)
                 self._slots[row, gpu] = tuple(slot.uuid for slot in slots)
-                for slot in slots:
-                    self._where[slot.uuid] = (row, gpu)
-                    self._milli[slot.uuid] = slot.milli
+                for each in slots:
+                    self._where[each.uuid] = (row, gpu)
+                    self._milli[each.uuid] = each.milli
             links = tuple(gpus[name][0].link_domain for name in names)
-            rows.append(Group(*key, tuple(names), links))
-            self._rows.setdefault(working[key[0]].name, row)
+            node, model, slot = key
+            sizes = tuple(slot * len(gpus[name]) for name in names) if slot else ()
+            rows.append(Group(node, model, slot > 0, tuple(names), links, slot, sizes))
+            self._rows.setdefault(working[node].name, row)
         self.layout = Layout(working, rows)
         self._taken: set[str] = set()
 

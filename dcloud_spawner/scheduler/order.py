@@ -15,6 +15,7 @@ Why this key, with the figures that it was chosen by: docs/queue.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -82,4 +83,4 @@ def sort_key(request: Request) -> tuple[float, float, int]:
     """What the queue is sorted by; it never changes while a request waits, but by an
     administrator's hand."""
     moved = request.moved_at
-    return (0.0 if moved is None else -moved, request.due_at, request.sequence)
+    return (math.inf if moved is None else -moved, request.due_at, request.sequence)

@@ -22,9 +22,10 @@ Floats = NDArray[np.float64]
 
 USUAL: tuple[tuple[Shape, float], ...] = tuple(
     (Shape(gpus, WHOLE, None, 0, 0, 1, frozenset()), weight)
-    for gpus, weight in ((1, 0.6), (2, 0.2), (4, 0.2))
+    for gpus, weight in ((1, 0.5), (2, 0.2), (4, 0.2), (8, 0.1))
 )
-"""What people ask for, and how often, until there is a history to go by."""
+"""What people ask for, and how often, until there is a history to go by. Eight is among them so
+that small work does not begin a whole node where it could fill up another."""
 
 LEFT_WEIGHT = 1e-4
 LINK_WEIGHT = 1e-2
@@ -92,16 +93,16 @@ class Placer:
         ).T.reshape(len(pool.layout.groups), len(self.usual.shapes))
         kinds: dict[tuple[object, ...], int] = {}
         self._kinds = [
-            kinds.setdefault(self._kind(row), len(kinds)) for row in range(len(self._allowed))
+            kinds.setdefault(self._fixed(row), len(kinds)) for row in range(len(self._allowed))
         ]
 
-    def _kind(self, row: int) -> tuple[object, ...]:
+    def _fixed(self, row: int) -> tuple[object, ...]:
         """Everything about a row that never changes and that a score depends on."""
         layout = self.pool.layout
         group = layout.groups[row]
         return (
             group.model,
-            group.shared,
+            group.slot or group.shared,
             layout.nodes[group.node].labels,
             group.links if self._link_domains else (),
             int(layout.memory[row]),
@@ -113,7 +114,7 @@ class Placer:
         """The best place for a shape now, one grant for each part, or None."""
         if len(self.pool.full) == 1 and shape.parts == 1:
             fits = self.pool.fits(shape)
-            return (self._grant(0, shape),) if fits[0] and (among is None or among[0]) else None
+            return (self.grant_on(0, shape),) if fits[0] and (among is None or among[0]) else None
         scores = self._score(shape)
         if among is not None:
             scores = np.where(among, scores, np.inf)
@@ -121,7 +122,7 @@ class Placer:
             best = int(scores.argmin()) if scores.size else -1
             if best < 0 or scores[best] == np.inf:
                 return None
-            return (self._grant(best, shape),)
+            return (self.grant_on(best, shape),)
         best_rows: list[int] = []
         nodes: set[int] = set()
         groups = self.pool.layout.groups
@@ -133,7 +134,7 @@ class Placer:
                 best_rows.append(int(row))
         if len(best_rows) < shape.parts:
             return None
-        return tuple(self._grant(row, shape) for row in best_rows)
+        return tuple(self.grant_on(row, shape) for row in best_rows)
 
     def _score(self, shape: Shape) -> Floats:
         """Scores of a shape, lower is better, infinite where it does not fit."""
@@ -184,7 +185,7 @@ class Placer:
         if shape.gpus and shape.milli == WHOLE:
             fits &= (free == WHOLE).sum(axis=1) >= shape.gpus
         elif shape.gpus:
-            fits &= (free >= shape.milli).any(axis=1)
+            fits &= (free >= pool.layout.share(shape)[rows, None]).any(axis=1)
         scores = np.full(len(rows), np.inf)
         if not fits.any():
             return scores
@@ -195,7 +196,8 @@ class Placer:
             after_free = _without(free, shape.gpus)
             after = self.usual.fragmented(after_free, left_memory, left_cpu, allowed)
         else:
-            after = self._least_after_share(shape, free, left_memory, left_cpu, allowed)
+            share = pool.layout.share(shape)[rows][fits]
+            after = self._after_share(share, free, left_memory, left_cpu, allowed).min(axis=1)
             after_free = free
         score = (after - before) / WHOLE + LEFT_WEIGHT * (
             after_free.sum(axis=1) / WHOLE
@@ -211,20 +213,15 @@ class Placer:
         scores[fits] = score
         return scores
 
-    def _least_after_share(
-        self, shape: Shape, free: Ints, memory: Ints, cpu: Ints, allowed: Bools
-    ) -> Floats:
-        """Fragmentation after a share was taken of the GPU where that leaves least."""
-        return np.asarray(self._after_share(shape, free, memory, cpu, allowed).min(axis=1))
-
     def _after_share(
-        self, shape: Shape, free: Ints, memory: Ints, cpu: Ints, allowed: Bools
+        self, share: Ints, free: Ints, memory: Ints, cpu: Ints, allowed: Bools
     ) -> Floats:
+        """Fragmentation after a share (so much on each row) was taken of each GPU; infinite for
+        one that has less."""
         rows, width = free.shape
         each = np.repeat(free, width, axis=0).reshape(rows, width, width)
         diagonal = np.arange(width)
-        each[:, diagonal, diagonal] -= shape.milli
-        possible = free >= shape.milli
+        each[:, diagonal, diagonal] -= share[:, None]
         after: Ints = np.maximum(each, 0).reshape(rows * width, width)
         result = self.usual.fragmented(
             after,
@@ -232,12 +229,17 @@ class Placer:
             np.repeat(cpu, width),
             np.repeat(allowed, width, axis=0),
         ).reshape(rows, width)
-        return np.where(possible, result, np.inf)
+        return np.where(free >= share[:, None], result, np.inf)
 
-    def _grant(self, row: int, shape: Shape) -> Grant:
-        return Grant(
-            row, self._gpus(row, shape), shape.milli, shape.memory_bytes, shape.cpu_millicores
-        )
+    def kind(self, row: int) -> int:
+        """Rows of one kind differ in nothing but what is free."""
+        return self._kinds[row]
+
+    def grant_on(self, row: int, shape: Shape) -> Grant:
+        """One part of a shape on a row where it fits."""
+        milli = self.pool.layout.milli(row, shape) if shape.gpus else WHOLE
+        gpus = self._gpus(row, shape)
+        return Grant(row, gpus, milli, shape.memory_bytes, shape.cpu_millicores)
 
     def _gpus(self, row: int, shape: Shape) -> tuple[int, ...]:
         if shape.gpus == 0:
@@ -246,7 +248,7 @@ class Placer:
         if shape.milli < WHOLE:
             rows = np.array([row], np.int64)
             after = self._after_share(
-                shape,
+                pool.layout.share(shape)[rows],
                 pool.free[rows],
                 pool.memory[rows] - shape.memory_bytes,
                 pool.cpu[rows] - shape.cpu_millicores,

@@ -2,7 +2,8 @@
 
 The queue is placed from its head. The first request that does not fit gets a guard at the
 earliest time that the limits of the running work allow. A later one starts now only if it ends
-before that time, or the guarded request still fits at that time beside it.
+before that time, or the guarded request still fits at that time beside it. The GPUs of an advance
+reservation are guarded in the same way; its people start on them in the order of the queue.
 Source of the method: Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995.
 """
 
@@ -10,12 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
-from dcloud_spawner.scheduler.earliest import earliest_guard
-from dcloud_spawner.scheduler.guard import Guard
+import numpy as np
+
+from dcloud_spawner.scheduler.earliest import Turn, earliest_turn
+from dcloud_spawner.scheduler.guard import Guard, Guarding, spread
 from dcloud_spawner.scheduler.occupancy import Occupancy, Running
-from dcloud_spawner.scheduler.pool import Grant
-from dcloud_spawner.scheduler.reserved import Reserved, guards_of, hold_active
+from dcloud_spawner.scheduler.pool import Bools, Grant
+from dcloud_spawner.scheduler.reserved import (
+    covers,
+    guard_at,
+    guards_of,
+    may_ride,
+    returns,
+    rows_of,
+    unused,
+)
 from dcloud_spawner.scheduler.snapshot import Request, Reservation, Shape
 
 
@@ -40,6 +53,8 @@ class Plan:
     """Who goes on waiting, head first."""
     head_at: float | None
     """When the first of them that does not fit can start at the latest; None: nobody knows."""
+    head: Request | None
+    """The one that this is promised to."""
     unfit: frozenset[Shape]
     """Shapes that did not fit into what is free; another one that waits would delay the head."""
 
@@ -55,13 +70,12 @@ def make_plan(
     Pure but for that: same input, same plan.
     """
     pending = _Pass(occupancy, now, reservations)
-    queue = pending.start_on_reservations(queue)
     kept = pending.start_in_order(queue)
-    pending.release_reservations()
     return Plan(
         tuple(pending.starts),
         tuple(kept),
-        pending.head.at if pending.head else None,
+        pending.turn.at if pending.turn else None,
+        pending.head,
         frozenset(pending.unfit),
     )
 
@@ -77,12 +91,17 @@ class Standing:
         reservations: Sequence[Reservation] = (),
     ) -> None:
         self._pass = _Pass(occupancy, now, reservations)
-        self._pass.start_in_order(self._pass.start_on_reservations(queue))
+        self._pass.start_in_order(queue)
 
     def would_start(self, request: Request) -> bool:
-        """Whether this one, submitted now behind all the others, would start at once. What may
-        use an advance reservation that has begun starts even when this says no."""
-        return self._pass.would_start(request)
+        """Whether this one, submitted now behind all the others, would start at once."""
+        return self._pass.place(request) is not None
+
+
+class _Placed(NamedTuple):
+    grants: tuple[Grant, ...]
+    ends_at: float
+    reservation: str = ""
 
 
 class _Pass:
@@ -92,133 +111,123 @@ class _Pass:
         self.occupancy = occupancy
         self.now = now
         self.starts: list[Start] = []
+        self.turn: Turn | None = None
+        self.head: Request | None = None
         # Within a pass what is free only shrinks: a shape that did not fit once never does, and
         # one that had no room beside the same guards never has.
         self.unfit: set[Shape] = set()
-        self._no_room: set[tuple[Shape, int]] = set()
-        self.head: Guard | None = None
-        self._active: list[Reserved] = hold_active(occupancy, reservations, now)
-        self._reservations = reservations
-        self._guards: list[Guard] = guards_of(occupancy, reservations, now)
-
-    def start_on_reservations(self, queue: Sequence[Request]) -> Sequence[Request]:
-        """Start who may use an advance reservation that has begun; returns the others."""
-        if not self._active:
-            return queue
-        others = []
-        for request in queue:
-            for reserved in self._active:
-                grants = reserved.place(self.occupancy, request)
-                if grants is not None:
-                    self._begin(request, grants, reserved.reservation)
-                    break
-            else:
-                others.append(request)
-        return others
-
-    def release_reservations(self) -> None:
-        """Take the unused rest of the reservations out again: they belong to no workload."""
-        for reserved in self._active:
-            reserved.release(self.occupancy)
+        self._no_room: set[tuple[object, ...]] = set()
+        self._never: set[Shape] = set()
+        self._reservations = [found for found in reservations if found.ends_at > now]
+        self._guards = guards_of(occupancy, self._reservations, now)
+        self._active = [found for found in self._reservations if covers(found, now)]
+        self._people = frozenset(user for found in self._active for user in found.users)
+        self._everywhere = np.ones(len(occupancy.pool.full), bool)
 
     def start_in_order(self, queue: Iterable[Request]) -> list[Request]:
         """Start what fits, in order; returns who goes on waiting."""
         kept: list[Request] = []
-        unfit = self.unfit
+        unfit, people = self.unfit, self._people
         for request in queue:
-            shape = request.shape
-            if shape in unfit:
+            if request.shape in unfit and request.user not in people:
                 kept.append(request)
                 continue
-            grants = self._place(request)
-            if grants is not None:
-                self._begin(request, grants)
+            placed = self.place(request)
+            if placed is not None:
+                self._begin(request, placed)
                 continue
             kept.append(request)
-            if self.head is None:
-                self.head = earliest_guard(self.occupancy, request, self.now, self._reservations)
-                if self.head is not None:
-                    self._guards.append(self.head)
+            if self.turn is None and request.shape not in self._never:
+                self._find_turn(request)
         return kept
 
-    def would_start(self, request: Request) -> bool:
-        """Whether a request would be placed now; nothing is."""
-        grants = self._place(request)
-        if grants is None:
-            return False
-        for guard in self._guards:
-            if guard.at < self.now + request.limit_seconds:
-                for grant in grants:
-                    guard.give(grant)
-        return True
+    def _find_turn(self, request: Request) -> None:
+        """The first that does not fit, and that known limits make room for, is the head."""
+        self.turn = earliest_turn(
+            self.occupancy, request, self.now, self._reservations, self._guards
+        )
+        if self.turn is None:
+            self._never.add(request.shape)
+        else:
+            self.head = request
 
-    def _place(self, request: Request) -> tuple[Grant, ...] | None:
+    def place(self, request: Request) -> _Placed | None:
         """Where a request starts now without breaking a guard; None when nowhere."""
-        shape, ends_at = request.shape, self.now + request.limit_seconds
-        concerned = 0
-        for index, guard in enumerate(self._guards):
-            if guard.at < ends_at:
-                concerned |= 1 << index
-        placer = self.occupancy.placer
-        if not concerned:
-            grants = placer.place(shape)
-            if grants is None:
-                self.unfit.add(shape)
-            return grants
-        key = (shape, concerned)
-        if key in self._no_room:
+        ends_at = self.now + request.limit_seconds
+        if request.user in self._people:
+            for found in self._active:
+                if may_ride(found, request, self.now):
+                    placed = self._ride(found, request, min(ends_at, found.ends_at))
+                    if placed is not None:
+                        return placed
+        grants = self._place(request.shape, ends_at)
+        return _Placed(grants, ends_at) if grants is not None else None
+
+    def _ride(self, found: Reservation, request: Request, ends_at: float) -> _Placed | None:
+        """Where somebody starts on a reservation."""
+        if unused(found, self.occupancy.running, self.now, self.now) < request.gpus:
             return None
-        guards = [guard for index, guard in enumerate(self._guards) if concerned >> index & 1]
-        grants = self._place_beside(shape, guards)
+        rows = rows_of(found, self.occupancy.pool)
+        grants = self._place_beside(request.shape, ends_at, rows, found.id)
+        return _Placed(grants, ends_at, found.id) if grants is not None else None
+
+    def _place(self, shape: Shape, ends_at: float) -> tuple[Grant, ...] | None:
+        if shape in self.unfit:
+            return None
+        if not self._guards and (self.turn is None or self.turn.at >= ends_at):
+            grants = self.occupancy.placer.place(shape)
+        else:
+            grants = self._place_beside(shape, ends_at, self._everywhere)
+            if grants is not None or int(self.occupancy.pool.fits(shape).sum()) >= shape.parts:
+                return grants
         if grants is None:
-            self._no_room.add(key)
-            if not self._fits_at_all(shape):
-                self.unfit.add(shape)
+            self.unfit.add(shape)
         return grants
 
-    def _fits_at_all(self, shape: Shape) -> bool:
-        return int(self.occupancy.pool.fits(shape).sum()) >= shape.parts
-
-    def _place_beside(self, shape: Shape, guards: list[Guard]) -> tuple[Grant, ...] | None:
+    def _place_beside(
+        self, shape: Shape, ends_at: float, among: Bools, riding: str = ""
+    ) -> tuple[Grant, ...] | None:
         """One part after the other, each where the guards still hold; all or none."""
-        pool, part = self.occupancy.pool, shape._replace(parts=1)
-        grants: list[Grant] = []
-        for _ in range(shape.parts):
-            among = guards[0].room(part)
-            for guard in guards[1:]:
-                among &= guard.room(part)
-            for grant in grants:
-                among[list(pool.layout.siblings[grant.row])] = False
-            placed = self.occupancy.placer.place(part, among)
-            if placed is None:
-                for grant in grants:
-                    for guard in guards:
-                        guard.give(grant)
-                return None
-            grants.append(placed[0])
-            for guard in guards:
-                guard.take(placed[0])
-        return tuple(grants)
+        guards: list[Guarding] = list(self._concerned(ends_at))
+        if self.turn is not None and self.turn.at < ends_at:
+            guards.append(self.turn.until(ends_at))
+        key = (shape, riding, *(guard.at for guard in guards))
+        if key in self._no_room:
+            return None
+        part, pool = shape._replace(parts=1), self.occupancy.pool
+        if self._reservations:
+            among = among & pool.fits(part)
+        grants = spread(
+            part, shape.parts, among, guards, partial(self._one, part), pool.layout, riding
+        )
+        if grants is None:
+            self._no_room.add(key)
+        return grants
 
-    def _begin(
-        self, request: Request, grants: tuple[Grant, ...], reservation: Reservation | None = None
-    ) -> None:
-        ends_at = self.now + request.limit_seconds
-        if reservation is not None:
-            ends_at = min(ends_at, reservation.ends_at)
+    def _one(self, part: Shape, among: Bools) -> Grant | None:
+        grants = self.occupancy.placer.place(part, among)
+        return grants[0] if grants is not None else None
+
+    def _concerned(self, ends_at: float) -> list[Guard]:
+        """Guards of times at which something that starts now still runs."""
+        return [guard for guard in self._guards if guard.at < ends_at or guard.at <= self.now]
+
+    def _begin(self, request: Request, placed: _Placed) -> None:
         running = Running(
             request.id,
-            ends_at,
-            grants,
+            placed.ends_at,
+            placed.grants,
             request.user,
             request.tier,
-            reservation.id if reservation else "",
+            placed.reservation,
             self.now,
         )
         self.occupancy.begin(running)
-        if reservation is not None:
-            for guard in self._guards:
-                if guard.at < ends_at:
-                    for grant in grants:
-                        guard.take(grant)
-        self.starts.append(Start(request, grants, running, running.reservation))
+        for grant in placed.grants:
+            for guard in self._concerned(placed.ends_at):
+                guard.take(grant, placed.reservation)
+            if self.turn is not None and self.turn.at < placed.ends_at:
+                self.turn.take(grant, placed.reservation)
+        for at in returns(running, self._reservations, self.now):
+            self._guards.append(guard_at(self.occupancy, self._reservations, at, self.now))
+        self.starts.append(Start(request, placed.grants, running, placed.reservation))

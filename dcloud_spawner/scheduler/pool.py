@@ -40,6 +40,10 @@ class Group(NamedTuple):
     """Names of the GPUs, in the order of their index."""
     links: tuple[str, ...] = ()
     """Link domain of each; empty where none is known."""
+    slot: int = 0
+    """Thousandths that a share gets here, whatever less it asked for; 0: just what it asked."""
+    sizes: tuple[int, ...] = ()
+    """Thousandths of each GPU that are given out, where that is not the whole of each."""
 
 
 class Layout:
@@ -64,16 +68,17 @@ class Layout:
         self.gpu_count = np.array([len(group.gpus) for group in groups], np.int64)
         self.free = np.zeros((len(groups), self.width), np.int64)
         for row, group in enumerate(groups):
-            self.free[row, : len(group.gpus)] = WHOLE
+            self.free[row, : len(group.gpus)] = group.sizes or WHOLE
+        self.slot = np.array([group.slot for group in groups], np.int64)
         by_node: dict[int, list[int]] = {}
         for row, group in enumerate(groups):
             by_node.setdefault(group.node, []).append(row)
         self.siblings = [tuple(by_node[group.node]) for group in groups]
-        self._masks: dict[tuple[str | None, bool, bool, frozenset[str]], Bools] = {}
+        self._masks: dict[tuple[str | None, bool, int, frozenset[str]], Bools] = {}
 
     def allowed(self, shape: Shape) -> Bools:
         """Rows that a shape may use at all: model, labels, whole or shared GPUs."""
-        key = (shape.model, shape.gpus == 0, shape.milli < WHOLE, shape.labels)
+        key = (shape.model, shape.gpus == 0, shape.milli, shape.labels)
         if key not in self._masks:
             self._masks[key] = np.array([self._allows(row, shape) for row in self.groups], bool)
         return self._masks[key]
@@ -85,7 +90,17 @@ class Layout:
             return True
         if shape.model is not None and group.model != shape.model:
             return False
+        if group.slot and shape.milli > group.slot:
+            return False
         return self.whole_may_share or group.shared == (shape.milli < WHOLE)
+
+    def share(self, shape: Shape) -> Ints:
+        """Thousandths of one GPU that a share gets on each row."""
+        return np.maximum(self.slot, shape.milli)
+
+    def milli(self, row: int, shape: Shape) -> int:
+        """Thousandths of each GPU that a shape gets on a row where it may go."""
+        return int(self.slot[row]) or shape.milli
 
 
 class Pool:
@@ -123,20 +138,8 @@ class Pool:
         if shape.gpus and shape.milli == WHOLE:
             fits &= self.full >= shape.gpus
         elif shape.gpus:
-            fits &= (self.free >= shape.milli).any(axis=1)
+            fits &= (self.free >= self.layout.share(shape)[:, None]).any(axis=1)
         return fits
-
-    def capacity(self, shape: Shape) -> Ints:
-        """How often one part of a shape (whole GPUs or none) fits on each row."""
-        times = np.where(self.layout.allowed(shape), np.int64(1 << 40), np.int64(0))
-        for free, asked in (
-            (self.full, shape.gpus),
-            (self.memory, shape.memory_bytes),
-            (self.cpu, shape.cpu_millicores),
-        ):
-            if asked:
-                times = np.minimum(times, np.maximum(free, 0) // asked)
-        return times
 
     def take(self, grant: Grant) -> None:
         """Give out a grant."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from dcloud_spawner.scheduler.occupancy import Occupancy, Running
 from dcloud_spawner.scheduler.plan import make_plan
-from dcloud_spawner.scheduler.reserved import hold_active
+from dcloud_spawner.scheduler.reserved import lay_down
 from dcloud_spawner.scheduler.snapshot import Request, Reservation
 
 
@@ -77,10 +77,10 @@ def choose_victims(
             return frozenset()
         leaving = set(map(id, soon))
         left = [running for running in candidates if id(running) not in leaving]
-        kept = hold_active(occupancy, reservations, now)
+        kept = lay_down(occupancy, reservations, now)
         sets = _sets(rule, occupancy, head, left, noticed)
-        for reserved in kept:
-            reserved.release(occupancy)
+        for unused in kept:
+            occupancy.end(unused)
         for chosen in sets:
             with _without(occupancy, chosen):
                 if _starts(occupancy, head, now, reservations):

@@ -1,17 +1,18 @@
 """Advance reservations inside a pass: GPUs kept for some people from a time to a time.
 
-One that has begun holds what its people do not use yet, as work would. One that is still to come
-has a guard at its beginning.
+A reservation names no GPUs. A guard at each time at which one begins sees to it that all that
+hold at that time fit together beside what runs then; a guard now does so for what the people of
+those that have begun do not use yet. Whoever starts on one takes its GPUs out of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dcloud_spawner.scheduler.guard import Guard
+from dcloud_spawner.scheduler.guard import Demand, Guard
+from dcloud_spawner.scheduler.joint import Kind
 from dcloud_spawner.scheduler.occupancy import Occupancy, Running
-from dcloud_spawner.scheduler.placement import Placer
-from dcloud_spawner.scheduler.pool import Grant, Pool
+from dcloud_spawner.scheduler.pool import Bools, Pool
 from dcloud_spawner.scheduler.snapshot import WHOLE, Request, Reservation, Shape
 
 
@@ -33,106 +34,79 @@ def covers(reservation: Reservation, at: float) -> bool:
     return reservation.starts_at <= at < reservation.ends_at
 
 
-class Reserved:
-    """The GPUs of a reservation that has begun which nobody uses yet."""
-
-    def __init__(self, reservation: Reservation, pieces: list[Running]) -> None:
-        self.reservation = reservation
-        self._pieces = pieces
-
-    def place(self, occupancy: Occupancy, request: Request) -> tuple[Grant, ...] | None:
-        """Where somebody whom it is for may start on it; None when that is not so."""
-        shape = request.shape
-        if (
-            request.user not in self.reservation.users
-            or not 0 < request.gpus <= len(self._pieces)
-            or shape.milli != WHOLE
-        ):
-            return None
-        before = list(self._pieces)
-        self.release(occupancy)
-        grants = occupancy.placer.place(shape)
-        if grants is not None:
-            for grant in grants:
-                occupancy.pool.take(grant)
-            rest = len(before) - request.gpus
-            self._pieces = hold(occupancy, self.reservation, rest)
-            for grant in grants:
-                occupancy.pool.give(grant)
-            if len(self._pieces) == rest:
-                return grants
-            self.release(occupancy)
-        for piece in before:
-            occupancy.begin(piece)
-        self._pieces = before
-        return None
-
-    def release(self, occupancy: Occupancy) -> None:
-        """Give everything back."""
-        for piece in self._pieces:
-            occupancy.end(piece)
-        self._pieces = []
+def unused(reservation: Reservation, running: Sequence[Running], at: float, now: float) -> int:
+    """GPUs of a reservation that nobody uses at a time, if what runs now uses up its limit. What
+    is past its limit is there now, and gone at once after."""
+    used = sum(
+        len(grant.gpus)
+        for found in running
+        if found.reservation == reservation.id and (at <= now or found.ends_at > at)
+        for grant in found.grants
+    )
+    return max(0, reservation.gpus - used)
 
 
-def hold(occupancy: Occupancy, reservation: Reservation, count: int) -> list[Running]:
-    """Take up to so many GPUs of a reservation out of what is free."""
-    pieces: list[Running] = []
-    for _ in range(count):
-        grants = occupancy.placer.place(unit_of(reservation))
-        if grants is None:
-            break
-        piece = Running(f"reservation {reservation.id}", reservation.ends_at, grants)
-        occupancy.begin(piece)
-        pieces.append(piece)
-    return pieces
-
-
-def hold_active(
-    occupancy: Occupancy, reservations: Sequence[Reservation], now: float
-) -> list[Reserved]:
-    """Hold what is unused of every reservation that has begun."""
-    held = []
-    for reservation in _in_order(reservations):
-        if covers(reservation, now):
-            used = sum(
-                len(grant.gpus)
-                for running in occupancy.running
-                if running.reservation == reservation.id
-                for grant in running.grants
-            )
-            pieces = hold(occupancy, reservation, max(0, reservation.gpus - used))
-            held.append(Reserved(reservation, pieces))
-    return held
+def may_ride(reservation: Reservation, request: Request, at: float) -> bool:
+    """Whether a request is of those people, and could use GPUs of a reservation at a time."""
+    return (
+        covers(reservation, at)
+        and request.user in reservation.users
+        and request.gpu_milli == WHOLE
+        and 0 < request.gpus <= reservation.gpus
+        and (
+            None in (reservation.gpu_model, request.gpu_model)
+            or reservation.gpu_model == request.gpu_model
+        )
+    )
 
 
 def guards_of(occupancy: Occupancy, reservations: Sequence[Reservation], now: float) -> list[Guard]:
-    """A guard for each reservation still to come."""
+    """The guards of all reservations, in the order of their times."""
+    to_come = [found for found in reservations if found.ends_at > now]
+    times = {max(found.starts_at, now) for found in to_come}
+    for running in occupancy.running:
+        times |= returns(running, to_come, now)
+    return [guard_at(occupancy, to_come, at, now) for at in sorted(times)]
+
+
+def returns(running: Running, reservations: Sequence[Reservation], now: float) -> set[float]:
+    """When a reservation gets back what somebody had of it with less than was kept: the
+    difference must not have gone to others meanwhile."""
+    if not running.reservation:
+        return set()
+    gpus = sum(len(grant.gpus) for grant in running.grants)
+    memory = sum(grant.memory_bytes for grant in running.grants)
+    cpu = sum(grant.cpu_millicores for grant in running.grants)
+    return {
+        running.ends_at
+        for found in reservations
+        if found.id == running.reservation
+        and now < running.ends_at < found.ends_at
+        and (memory < gpus * found.memory_bytes or cpu < gpus * found.cpu_millicores)
+    }
+
+
+def guard_at(
+    occupancy: Occupancy, reservations: Sequence[Reservation], at: float, now: float
+) -> Guard:
+    """The guard of all reservations that hold at a time."""
+    pool = occupancy.pool.copy() if at <= now else pool_at(occupancy, at, now)
+    return Guard(at, pool, demands_at(occupancy, reservations, at, now))
+
+
+def demands_at(
+    occupancy: Occupancy, reservations: Sequence[Reservation], at: float, now: float
+) -> list[Demand]:
+    """What all reservations that hold at a time want besides what is used of them."""
     return [
-        Guard(
-            reservation.starts_at,
-            pool_at(occupancy, reservations, reservation.starts_at, now, leaving=reservation),
-            unit_of(reservation),
-            reservation.gpus,
-            one_on_each_node=False,
-        )
-        for reservation in _in_order(reservations)
-        if reservation.starts_at > now
+        Demand(Kind(unit_of(found), False), count, found.id)
+        for found in sorted(reservations, key=lambda found: (found.starts_at, found.id))
+        if covers(found, at) and (count := unused(found, occupancy.running, at, now))
     ]
 
 
-def pool_at(
-    occupancy: Occupancy,
-    reservations: Sequence[Reservation],
-    at: float,
-    now: float,
-    *,
-    leaving: Reservation | None = None,
-) -> Pool:
-    """What is free at a later time if everybody uses up the limit, and nobody new starts.
-
-    Reservations that begin until then hold their GPUs, but for the one that is left out. (One
-    that has begun already is among what runs.)
-    """
+def pool_at(occupancy: Occupancy, at: float, now: float) -> Pool:
+    """What is free at a later time if everybody uses up the limit, and nobody new starts."""
     pool = occupancy.pool.copy()
     pool.give_all(
         [
@@ -142,16 +116,25 @@ def pool_at(
             for grant in running.grants
         ]
     )
-    placer = Placer(pool, occupancy.placer.usual)
-    for reservation in _in_order(reservations):
-        if reservation is not leaving and reservation.starts_at > now and covers(reservation, at):
-            for _ in range(reservation.gpus):
-                grants = placer.place(unit_of(reservation))
-                if grants is None:
-                    break
-                pool.take(grants[0])
     return pool
 
 
-def _in_order(reservations: Sequence[Reservation]) -> list[Reservation]:
-    return sorted(reservations, key=lambda reservation: (reservation.starts_at, reservation.id))
+def lay_down(
+    occupancy: Occupancy, reservations: Sequence[Reservation], now: float
+) -> list[Running]:
+    """Take what is unused of the reservations that have begun out of the pool, as if somebody
+    held it; for who looks for room without a plan. Give it back with ``occupancy.end``."""
+    laid = []
+    for demand in demands_at(occupancy, reservations, now, now):
+        for _ in range(demand.units):
+            grants = occupancy.placer.place(demand.kind.unit)
+            if grants is None:
+                break
+            laid.append(Running(f"reservation {demand.reservation}", now, grants))
+            occupancy.begin(laid[-1])
+    return laid
+
+
+def rows_of(reservation: Reservation, pool: Pool) -> Bools:
+    """Rows on which the GPUs of a reservation may lie."""
+    return pool.layout.allowed(unit_of(reservation))

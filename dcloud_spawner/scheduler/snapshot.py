@@ -90,6 +90,8 @@ class Request:
     shape: Shape = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.gpus % self.parts or (self.gpu_milli < WHOLE and self.gpus > self.parts):
+            raise ValueError(f"{self.id}: nodes get equal numbers of GPUs, or one share each")
         self.shape = Shape(
             self.gpus // self.parts,
             self.gpu_milli,
