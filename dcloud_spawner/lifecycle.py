@@ -265,7 +265,9 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
         ):
             return False
         count = leases.close_leases(connection, identifier, now)
-        count_use(connection, platform, workloads.get(connection, identifier), now)
+        count_use(
+            connection, workloads.get(connection, identifier), now, platform.half_life_seconds
+        )
         events.note(
             connection,
             SPAWNER,

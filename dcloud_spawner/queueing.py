@@ -76,7 +76,7 @@ def shares_of(
     turn at once. Active is whoever waits, holds something, or gave something back within one
     half-life; somebody who is alone has a fair share of 1.
     """
-    half_life = platform.settings.share_half_life_days * 86400
+    half_life = platform.half_life_seconds
     row = shares.find(connection, user)
     had = Amount()
     if row is not None:
@@ -95,12 +95,13 @@ def shares_of(
 
 
 def count_use(
-    connection: Connection, platform: Platform, workload: Workload, now: datetime
+    connection: Connection, workload: Workload, now: datetime, half_life_seconds: float
 ) -> None:
-    """Add what a workload held, from its admission until now, to its user's row."""
+    """Add what a workload held, from its admission until now, to its user's row: the formula is
+    in ``scheduler.fairness``. Limits that were changed meanwhile count as they were at the end."""
     if workload.admitted_at is None:
         return
-    half_life = platform.settings.share_half_life_days * 86400
+    half_life = half_life_seconds
     row = shares.find(connection, workload.user) or ShareRow(workload.user, 1.0, 0, 0, 0, now)
     at = max(now, row.at)
     had = fairness.faded(_amount(row), (at - row.at).total_seconds(), half_life)

@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    and_,
     text,
 )
 
@@ -172,6 +173,35 @@ Index(
     unique=True,
     sqlite_where=workloads.c.state != State.ENDED.value,
     postgresql_where=workloads.c.state != State.ENDED.value,
+)
+
+_in_line = and_(
+    workloads.c.state == State.QUEUED.value,
+    workloads.c.held_at.is_(None),
+    workloads.c.moved_at.is_(None),
+)
+
+Index(
+    "ix_workloads_line",
+    workloads.c.due_at,
+    workloads.c.sequence,
+    sqlite_where=_in_line,
+    postgresql_where=_in_line,
+)
+
+# By class, see store/queue.py: the whole inner query of a pass is answered from this index.
+Index(
+    "ix_workloads_class",
+    workloads.c.gpus,
+    workloads.c.gpu_model,
+    workloads.c.memory_bytes,
+    workloads.c.cpu_millicores,
+    workloads.c.limit_seconds,
+    workloads.c.due_at,
+    workloads.c.sequence,
+    workloads.c.id,
+    sqlite_where=_in_line,
+    postgresql_where=_in_line,
 )
 
 leases = Table(

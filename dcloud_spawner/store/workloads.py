@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from dcloud_spawner.store.schema import HOLDING, OPEN, State, workloads
 
@@ -122,17 +122,6 @@ class NewWorkload:
     keeps_place_for: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """Where a workload goes that starts now, and on which advance reservation."""
-
-    workload: str
-    node: str
-    reservation: str | None = None
-    notice_at: datetime | None = None
-    """When it ends before its own limit, because the reservation does."""
-
-
 def _workload(row: Any) -> Workload:
     values = dict(row._mapping)
     values["state"] = State(values["state"])
@@ -189,7 +178,11 @@ def last_choice(connection: Connection, user: str) -> Mapping[str, Any] | None:
     """What this user asked for last time, to start the form with."""
     return connection.execute(
         select(workloads.c.choice)
-        .where(workloads.c.user == user, workloads.c.kind == NOTEBOOK)
+        .where(
+            workloads.c.user == user,
+            workloads.c.kind == NOTEBOOK,
+            workloads.c.keeps_place_for.is_(None),
+        )
         .order_by(workloads.c.sequence.desc())
         .limit(1)
     ).scalar()
@@ -273,36 +266,6 @@ def transition(
     return result.rowcount == 1
 
 
-def admit(connection: Connection, admissions: Sequence[Admission], at: datetime) -> None:
-    """Let workloads that wait hold their places from now on; in one statement."""
-    result = connection.execute(
-        update(workloads)
-        .where(workloads.c.id == bindparam("admitted"), workloads.c.state == State.QUEUED.value)
-        .values(
-            state=State.ADMITTED.value,
-            node=bindparam("at_node"),
-            reservation=bindparam("on"),
-            notice_at=bindparam("until"),
-            notice_reason=bindparam("why"),
-            admitted_at=at,
-            reasons=[],
-            alternatives=[],
-            latest_start_at=None,
-        ),
-        [
-            {
-                "admitted": found.workload,
-                "at_node": found.node,
-                "on": found.reservation,
-                "until": found.notice_at,
-                "why": RESERVATION_ENDS if found.notice_at else "",
-            }
-            for found in admissions
-        ],
-    )
-    assert result.rowcount == len(admissions), "the queue cannot change inside the transaction"
-
-
 def mark_launch(connection: Connection, identifier: str, until: datetime) -> bool:
     """Note a launch under way, if the workload is STARTING."""
     result = connection.execute(
@@ -311,6 +274,31 @@ def mark_launch(connection: Connection, identifier: str, until: datetime) -> boo
         .values(launch_until=until)
     )
     return result.rowcount == 1
+
+
+def mark_connected(connection: Connection, identifier: str, at: datetime) -> bool:
+    """Note the first time that somebody was connected to a running workload."""
+    result = connection.execute(
+        update(workloads)
+        .where(
+            workloads.c.id == identifier,
+            workloads.c.state == State.RUNNING.value,
+            workloads.c.connected_at.is_(None),
+        )
+        .values(connected_at=at)
+    )
+    return result.rowcount == 1
+
+
+def beside(connection: Connection, identifier: str) -> Workload | None:
+    """What its owner works with while this workload waits, if there is something."""
+    row = connection.execute(
+        select(workloads)
+        .where(workloads.c.keeps_place_for == identifier, workloads.c.state != State.ENDED.value)
+        .order_by(workloads.c.sequence.desc())
+        .limit(1)
+    ).one_or_none()
+    return _workload(row) if row else None
 
 
 def renew_launch(connection: Connection, identifier: str, until: datetime) -> None:

@@ -273,8 +273,8 @@ def test_a_plan_made_on_a_wrong_picture_is_refused_by_the_database_as_a_whole(
     waiting = submit(platform, "bob", 4)
     right = take_snapshot
 
-    def forgetful(*arguments: object) -> Snapshot:
-        found = right(*arguments)  # type: ignore[arg-type]
+    def forgetful(*arguments: object, **more: object) -> Snapshot:
+        found = right(*arguments, **more)  # type: ignore[arg-type]
         return Snapshot(found.at, found.nodes, found.accelerators, (), found.queue)
 
     monkeypatch.setattr(schedule_module, "take_snapshot", forgetful)

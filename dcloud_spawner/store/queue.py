@@ -1,0 +1,268 @@
+"""The queue as a pass reads and writes it: few columns, few rows, few statements.
+
+Requests that ask for the same for as long are one class. What a pass decides about the first of
+a class that it cannot start holds for all behind it, for what is free only shrinks within a
+pass. So of each class it reads as many as could start at most, and one more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
+
+from dcloud_spawner.store.schema import HOLDING, State, workloads
+from dcloud_spawner.store.workloads import RESERVATION_ENDS
+
+_rows = workloads.c
+
+
+class Waiting(NamedTuple):
+    """A workload that waits. Times are seconds since the epoch."""
+
+    id: str
+    sequence: int
+    user: str
+    gpus: int
+    gpu_model: str | None
+    memory_bytes: int
+    cpu_millicores: int
+    limit_seconds: int
+    due_at: float
+    slack_seconds: int
+    fair_seconds: int
+    tier: str
+    moved_at: float | None
+    held: bool
+    reservation: str | None
+
+
+class Held(NamedTuple):
+    """A workload that holds something. Times are seconds since the epoch."""
+
+    id: str
+    user: str
+    node: str
+    memory_bytes: int
+    cpu_millicores: int
+    limit_seconds: int
+    tier: str
+    reservation: str | None
+    stopping: bool
+    admitted_at: float
+    notice_at: float | None
+
+
+class Admission(NamedTuple):
+    """Where a workload goes that starts now, and on which advance reservation."""
+
+    workload: str
+    node: str
+    reservation: str | None = None
+    notice_at: datetime | None = None
+    """When it ends before its own limit, because the reservation does."""
+
+
+def _bare(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A time as the driver gives it: making it an aware datetime would cost more than all else."""
+    return type_coerce(column, String)
+
+
+def _epoch(value: str | datetime) -> float:
+    if isinstance(value, str):  # SQLite: UTC without saying so
+        return datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp()
+    return value.timestamp()
+
+
+_COLUMNS = (
+    _rows.id,
+    _rows.sequence,
+    _rows.user,
+    _rows.gpus,
+    _rows.gpu_model,
+    _rows.memory_bytes,
+    _rows.cpu_millicores,
+    _rows.limit_seconds,
+    _bare(_rows.due_at).label("due_at"),
+    _rows.slack_seconds,
+    _rows.fair_seconds,
+    _rows.tier,
+    _bare(_rows.moved_at).label("moved_at"),
+    _rows.held_at.is_not(None).label("held"),
+    _rows.reservation,
+)
+
+_queued = _rows.state == State.QUEUED.value
+_in_line = and_(_queued, _rows.held_at.is_(None), _rows.moved_at.is_(None))
+"""Who waits at the place of their due time; the condition of the index that this reads by."""
+
+_moved = and_(_queued, _rows.held_at.is_(None), _rows.moved_at.is_not(None))
+
+
+def _waiting(connection: Connection, query: Select[Any]) -> list[Waiting]:
+    return [_from_row(row) for row in connection.execute(query).all()]
+
+
+def _from_row(row: Any) -> Waiting:
+    moved_at = None if row[12] is None else _epoch(row[12])
+    return Waiting._make((*row[:8], _epoch(row[8]), *row[9:12], moved_at, bool(row[13]), row[14]))
+
+
+def waiting(connection: Connection) -> list[Waiting]:
+    """Everybody who waits, on hold or not, in no order."""
+    return _waiting(connection, select(*_COLUMNS).where(_queued))
+
+
+def candidates(
+    connection: Connection, free_gpus: int, free_memory_bytes: int, free_millicores: int
+) -> list[Waiting]:
+    """Whoever could start in a pass that finds so much free in all, and at least the first of
+    every class; in no order. Those on hold are left out."""
+    rank = func.row_number().over(
+        partition_by=(
+            _rows.gpus,
+            _rows.gpu_model,
+            _rows.memory_bytes,
+            _rows.cpu_millicores,
+            _rows.limit_seconds,
+        ),
+        order_by=(_rows.due_at, _rows.sequence),
+    )
+    line = (
+        select(
+            _rows.id,
+            _rows.gpus,
+            _rows.memory_bytes,
+            _rows.cpu_millicores,
+            (rank - 1).label("before"),
+        )
+        .where(_in_line)
+        .subquery()
+    )
+    # What those before it in its class would take; more than there is, and it cannot start.
+    near = select(line.c.id).where(
+        line.c.before * line.c.gpus <= max(0, free_gpus),
+        line.c.before * line.c.memory_bytes <= max(0, free_memory_bytes),
+        line.c.before * line.c.cpu_millicores <= max(0, free_millicores),
+    )
+    return [
+        *_waiting(connection, select(*_COLUMNS).where(_rows.id.in_(near))),
+        *_waiting(connection, select(*_COLUMNS).where(_moved)),
+    ]
+
+
+def of_people(
+    connection: Connection, users: Collection[str], reservations: Collection[str]
+) -> list[Waiting]:
+    """Everybody in line who is one of these users or may draw on one of these reservations."""
+    return _waiting(
+        connection,
+        select(*_COLUMNS).where(
+            _queued,
+            _rows.held_at.is_(None),
+            or_(_rows.user.in_(users), _rows.reservation.in_(reservations)),
+        ),
+    )
+
+
+def members(connection: Connection) -> dict[str, set[str]]:
+    """Who waits and may draw on an advance reservation, by its id."""
+    found: dict[str, set[str]] = {}
+    query = select(_rows.reservation, _rows.user).where(_queued, _rows.reservation.is_not(None))
+    for reservation, user in connection.execute(query.distinct()).all():
+        found.setdefault(reservation, set()).add(user)
+    return found
+
+
+def holding(connection: Connection) -> list[Held]:
+    """Everything that holds something, in the order of submission."""
+    query = (
+        select(
+            _rows.id,
+            _rows.user,
+            _rows.node,
+            _rows.memory_bytes,
+            _rows.cpu_millicores,
+            _rows.limit_seconds,
+            _rows.tier,
+            _rows.reservation,
+            (_rows.state == State.STOPPING.value).label("stopping"),
+            _bare(_rows.admitted_at).label("admitted_at"),
+            _bare(_rows.notice_at).label("notice_at"),
+        )
+        .where(_rows.state.in_([state.value for state in HOLDING]))
+        .order_by(_rows.sequence)
+    )
+    return [_held(row) for row in connection.execute(query).all()]
+
+
+def _held(row: Any) -> Held:
+    notice_at = None if row[10] is None else _epoch(row[10])
+    return Held._make((*row[:8], bool(row[8]), _epoch(row[9]), notice_at))
+
+
+def first_in_line(connection: Connection, count: int) -> list[tuple[Waiting, list[str]]]:
+    """Whoever was moved to the head and the first of the others, each with its reasons."""
+    moved = select(*_COLUMNS, _rows.reasons).where(_moved)
+    others = select(*_COLUMNS, _rows.reasons).where(_in_line)
+    others = others.order_by(_rows.due_at, _rows.sequence).limit(count)
+    return [
+        (_from_row(row), list(row.reasons))
+        for query in (moved, others)
+        for row in connection.execute(query).all()
+    ]
+
+
+def explain(connection: Connection, reasons: Sequence[tuple[str, list[str]]]) -> None:
+    """Write why workloads wait: pairs of id and reasons."""
+    if reasons:
+        connection.execute(
+            update(workloads)
+            .where(_rows.id == bindparam("workload"))
+            .values(reasons=bindparam("new_reasons")),
+            [{"workload": identifier, "new_reasons": found} for identifier, found in reasons],
+        )
+
+
+def admit(connection: Connection, admissions: Sequence[Admission], at: datetime) -> None:
+    """Let workloads that wait hold their places from now on."""
+    result = connection.execute(
+        update(workloads)
+        .where(_rows.id == bindparam("workload"), _queued)
+        .values(
+            state=State.ADMITTED.value,
+            node=bindparam("on_node"),
+            reservation=bindparam("on_reservation"),
+            notice_at=bindparam("until"),
+            notice_reason=bindparam("because"),
+            admitted_at=at,
+            reasons=[],
+            alternatives=[],
+            latest_start_at=None,
+        ),
+        [
+            {
+                "workload": found.workload,
+                "on_node": found.node,
+                "on_reservation": found.reservation,
+                "until": found.notice_at,
+                "because": RESERVATION_ENDS if found.notice_at else "",
+            }
+            for found in admissions
+        ],
+    )
+    assert result.rowcount == len(admissions), "the queue cannot change inside the transaction"
