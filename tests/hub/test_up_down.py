@@ -232,6 +232,16 @@ def test_no_secret_is_on_a_command_line_or_in_a_log_or_open_to_others(shell: She
         assert (shell.state / name).stat().st_mode & 0o077 == 0, name
 
 
+def test_the_web_service_is_there_and_asks_who_it_is(shell: Shell) -> None:
+    with httpx.Client(base_url=f"{shell.url}/services/dcloud", trust_env=False) as visitor:
+        page = visitor.get("/queue")
+        assert page.status_code == 302
+        assert page.headers["location"].startswith("/hub/api/oauth2/authorize")
+        refused = visitor.get("/api/v1/queue")
+    assert refused.status_code == 403
+    assert refused.json()["error"]["code"] == "not_signed_in"
+
+
 def test_up_again_changes_nothing_and_says_so(shell: Shell) -> None:
     before = {
         name: shell.pid(name) for name in ("supervisord", "proxy", "hub", "controller", "web")
