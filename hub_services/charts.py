@@ -15,6 +15,7 @@ from html import escape
 STYLE = """
 .chart-box { overflow-x: auto; }
 .chart { display: block; width: 100%; height: auto; min-width: 480px; max-width: 760px; }
+.chart-bars { min-width: 320px; max-width: 520px; }
 .chart text { fill: currentColor; font: 13px system-ui, sans-serif; }
 .chart .chart-soft { opacity: .72; }
 .chart .chart-grid { stroke: currentColor; opacity: .15; }
@@ -28,7 +29,7 @@ WIDTH, HEIGHT = 600, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 84, 22, 34
 DASHES = ("", "6 4", "2 3", "10 3 2 3")
 BAR, GAP, GROUP_GAP = 16, 4, 14
-LABEL_WIDTH, VALUE_WIDTH = 150, 100
+BARS_WIDTH, LABEL_WIDTH, VALUE_WIDTH = 460, 136, 92
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
     for name, bars in groups:
         parts.append(_text(0, y + BAR - 4, name))
         for bar in bars:
-            width = bar.value / top * (WIDTH - LABEL_WIDTH - VALUE_WIDTH)
+            width = bar.value / top * (BARS_WIDTH - LABEL_WIDTH - VALUE_WIDTH)
             kind = "chart-bar chart-bar-0" if bar.main else "chart-bar"
             parts.append(_text(LABEL_WIDTH - 8, y + BAR - 4, bar.name, anchor="end", soft=True))
             parts.append(
@@ -95,12 +96,15 @@ def bar_chart(title: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> str:
             parts.append(_text(LABEL_WIDTH + max(width, 1) + 6, y + BAR - 4, bar.words))
             y += BAR + GAP
         y += GROUP_GAP
-    return _svg(title, int(y), parts)
+    return _svg(title, int(y), parts, width=BARS_WIDTH, kind="chart chart-bars")
 
 
-def _svg(title: str, height: int, parts: Sequence[str]) -> str:
+def _svg(
+    title: str, height: int, parts: Sequence[str], *, width: int = WIDTH, kind: str = "chart"
+) -> str:
     return (
-        f'<div class="chart-box"><svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'<div class="chart-box" tabindex="0" role="group" aria-label="{escape(title)}, chart">'
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg></div>'
     )
 

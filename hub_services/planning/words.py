@@ -61,7 +61,7 @@ def _plain(name: str, today: int, changed: int) -> Row:
 
 def _share(name: str, today: float, changed: float) -> Row:
     points = round(changed * 100) - round(today * 100)
-    difference = f"{points:+d} points" if points else "same"
+    difference = f"{points:+d} point{'' if abs(points) == 1 else 's'}" if points else "same"
     return Row(name, "", f"{today:.0%}", f"{changed:.0%}", difference)
 
 
@@ -84,5 +84,7 @@ def duration(seconds: float) -> str:
     days, rest = divmod(minutes, 24 * 60)
     hours, minutes = divmod(rest, 60)
     if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+        return f"{days} d {hours} h" if hours else f"{days} d"
+    if hours:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{minutes} min"

@@ -19,6 +19,7 @@ from hub_services.web.api.operations import OPERATIONS
 from hub_services.web.handler import Handler
 from hub_services.web.pages.all import PAGES
 from hub_services.web.pages.handlers import Front, NoSuchPage, PageEvents, ShowPage
+from hub_services.web.pages.plan import ShowAnswer
 from hub_services.web.service import Service
 
 OWN_STATIC = Path(__file__).parent / "static"
@@ -91,6 +92,7 @@ def make_application(service: Service) -> Application:
         (f"{root}static/web/(.*)", StaticFiles, {"path": str(OWN_STATIC)}),
         (f"{root}static/(.*)", StaticFiles, {"path": str(STATIC)}),
         (f"{root}events/([a-z]+)", PageEvents, {"pages": PAGES}),
+        (f"{root}plan/([0-9a-f]{{1,64}})", ShowAnswer, {"pages": PAGES}),
         (f"{root}({'|'.join(PAGES)})", ShowPage, {"pages": PAGES}),
         (f"{root}?", Front, {"pages": PAGES}),
         (".*", NoSuchPage, {"pages": PAGES}),

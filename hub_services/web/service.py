@@ -14,6 +14,7 @@ from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
 from hub_services.web.board import BoardWatch
+from hub_services.web.planner import Planner
 from hub_services.web.wiring import SERVICE, WEB_CLIENT_ID, WEB_SCOPE
 
 WHO_SECONDS = 10
@@ -53,6 +54,7 @@ class Service:
     cookie_secret: bytes = field(repr=False)
     pool: PoolWatch
     board: BoardWatch
+    planner: Planner = field(default_factory=Planner)
     proxies: frozenset[str] = field(default_factory=lambda: frozenset(own_addresses()))
     """Addresses whose X-Forwarded-For is believed: the proxy is on this machine."""
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
-from hub_services.web.api import acts, reads
+from hub_services.web.api import acts, plans, reads
 from hub_services.web.api.models import (
     AcceleratorView,
     AvailabilityView,
@@ -24,6 +24,7 @@ from hub_services.web.api.models import (
     WorkloadView,
 )
 from hub_services.web.api.operation import Call, Nothing, Operation, View, Wire
+from hub_services.web.api.plans import PlanBody, PlanView
 
 _NOT_FOUND = (HTTPStatus.NOT_FOUND,)
 _CHANGE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
@@ -122,5 +123,24 @@ OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
         Nothing,
         ReservationView,
         method="DELETE",
+    ),
+    _act(
+        "plan",
+        "Ask what if",
+        plans.ask_plan,
+        PlanBody,
+        PlanView,
+        status=HTTPStatus.ACCEPTED,
+    ),
+    Operation(
+        "GET",
+        "plan/{id}",
+        "A what-if and its answer",
+        plans.get_plan,
+        Nothing,
+        Nothing,
+        PlanView,
+        administrators=True,
+        refusals=_NOT_FOUND,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hub_services.web.board import Board
 from hub_services.web.pages.gpus import gpus_page
 from hub_services.web.pages.handlers import LivePage, Shown
+from hub_services.web.pages.plan import plan_page
 from hub_services.web.pages.queue import queue_page
 from hub_services.web.pages.reservations import reservations_page
 from hub_services.web.service import Service
@@ -46,6 +47,15 @@ PAGES = {
             lambda board, viewer, service: reservations_page(board, viewer),
             "reservations.html",
             around="reserve.html",
+        ),
+        LivePage(
+            "plan",
+            "What if",
+            "The lab's own past on other hardware or by other rules, beside today's.",
+            plan_page,
+            "plan_now.html",
+            around="plan.html",
+            administrators=True,
         ),
     )
 }
