@@ -25,6 +25,9 @@ REFRESH_SECONDS = 3.0
 SETTLE_SECONDS = 0.03
 """After a commit of this process, so that the steps of one transition are one reading."""
 
+TOLD_AT_ONCE = 5
+"""Open pages that are told of a change in one turn of the event loop."""
+
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +44,7 @@ class PoolWatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
-        self._news = asyncio.Event()
+        self._waiting: set[asyncio.Future[None]] = set()
         self._reading: asyncio.Task[PoolState] | None = None
         self._next: asyncio.Task[PoolState] | None = None
         platform.database.after_commit.append(self.nudge)
@@ -61,12 +64,26 @@ class PoolWatch:
     async def changed(self, seconds: float) -> bool:
         """Return at the next reading (True), or after that many seconds (False)."""
         self.keep_fresh()
+        news = asyncio.get_running_loop().create_future()
+        self._waiting.add(news)
         try:
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await news
         except TimeoutError:
             return False
+        finally:
+            self._waiting.discard(news)
         return True
+
+    def _tell(self, waiting: list[asyncio.Future[None]]) -> None:
+        """Wake who waits for news, a few in each turn of the event loop: hundreds of open pages
+        must not keep the one that is just being opened from its answer."""
+        for news in waiting[-TOLD_AT_ONCE:]:
+            if not news.done():
+                news.set_result(None)
+        rest = waiting[:-TOLD_AT_ONCE]
+        if rest:
+            asyncio.get_running_loop().call_soon(self._tell, rest)
 
     async def refresh(self) -> PoolState:
         """Read now, for a page that must not show what was true a moment ago."""
@@ -102,8 +119,7 @@ class PoolWatch:
 
     async def _read(self) -> PoolState:
         self.state = await self._platform.in_database_thread(self._read_and_prepare)
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._tell(list(self._waiting))
         for listener in self.listeners:
             listener(self.state)
         return self.state
