@@ -273,7 +273,7 @@ def expected_end(running: Running, now: float, times: RunTimes, quantile: float 
         return now
     if running.ends_at == NEVER:
         return NEVER
-    started_at = min(running.started_at, now)
+    started_at = min(running.started_at or now, now)
     gpus = sum(len(grant.gpus) for grant in running.grants)
     length = times.runtime_seconds(
         gpus, running.ends_at - started_at, at=quantile, used_seconds=now - started_at
