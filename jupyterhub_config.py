@@ -13,6 +13,7 @@ from dcloud_spawner.settings import load_settings
 from dcloud_spawner.spawners.acts import noting_acts
 from dcloud_spawner.spawners.handlers import with_handlers
 from dcloud_spawner.spawners.select import spawner_class
+from dcloud_spawner.spawners.use import noticing_use
 from hub_services.web.wiring import USER_ROLE, hub_service
 
 c: Any = get_config()  # type: ignore[name-defined]
@@ -40,7 +41,7 @@ c.JupyterHub.concurrent_spawn_limit = 0
 c.JupyterHub.tornado_settings = {
     "slow_spawn_timeout": 1,
     "slow_stop_timeout": 5,
-    "log_function": noting_acts(platform),
+    "log_function": noticing_use(spawner, noting_acts(platform)),
 }
 c.Spawner.consecutive_failure_limit = 0
 c.Spawner.poll_interval = int(settings.reconcile_seconds)

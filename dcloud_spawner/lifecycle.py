@@ -11,7 +11,7 @@ All functions block; on an event loop call them in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -54,11 +54,13 @@ def submit(
     actor: Actor,
     *,
     groups: Collection[str] = (),
+    keeps_place_for: str | None = None,
 ) -> Workload:
     """Put a valid choice into the queue, or refuse it for ever.
 
     ``groups`` are the user's, as they are now: they decide the tier, the weight, and which
-    advance reservation it may draw on. When it is due is decided here, once.
+    advance reservation it may draw on. ``keeps_place_for`` is the waiting workload beside which
+    this one is to work. When it is due is decided here, once.
 
     Raises InvalidChoice when no node could ever hold it, Conflict when this server already has a
     workload that has not ended. Nothing is written then.
@@ -76,6 +78,7 @@ def submit(
         memory_bytes=choice.memory_bytes,
         cpu_millicores=choice.cpu_millicores,
         limit_seconds=choice.limit_seconds,
+        keeps_place_for=keeps_place_for,
     )
     with platform.database.transaction() as connection:
         _refuse_impossible(connection, platform, new, now)
@@ -211,33 +214,42 @@ def begin_stop(
     A queued one ends at once, for it holds nothing. Any other becomes STOPPING and keeps what
     it holds until :func:`confirm_gone`.
     """
-    now = utc_now()
     with platform.database.transaction() as connection:
-        common = {
-            "end_reason": reason[:32],
-            "end_detail": detail[:LONGEST_DETAIL],
-            "stopping_at": now,
-        }
-        if workloads.transition(
-            connection,
-            identifier,
-            State.ENDED,
-            come_from=(State.QUEUED,),
-            ended_at=now,
-            **common,
-        ):
-            state, action = State.ENDED, "workload.cancel"
-        elif workloads.transition(
-            connection,
-            identifier,
-            State.STOPPING,
-            come_from=(State.ADMITTED, State.STARTING, State.RUNNING),
-            **common,
-        ):
-            state, action = State.STOPPING, "workload.stop"
-        else:
-            return workloads.get(connection, identifier).state
-        events.note(connection, actor, action, identifier, at=now, detail={"reason": reason})
+        return write_stop(connection, identifier, reason, actor, utc_now(), detail)
+
+
+def write_stop(
+    connection: Connection,
+    identifier: str,
+    reason: str,
+    actor: Actor,
+    now: datetime,
+    detail: str = "",
+    *,
+    more: Mapping[str, object] | None = None,
+) -> State:
+    """:func:`begin_stop` inside a transaction; ``more`` goes into its line of the action log."""
+    common = {
+        "end_reason": reason[:32],
+        "end_detail": detail[:LONGEST_DETAIL],
+        "stopping_at": now,
+    }
+    if workloads.transition(
+        connection, identifier, State.ENDED, come_from=(State.QUEUED,), ended_at=now, **common
+    ):
+        state, action = State.ENDED, "workload.cancel"
+    elif workloads.transition(
+        connection,
+        identifier,
+        State.STOPPING,
+        come_from=(State.ADMITTED, State.STARTING, State.RUNNING),
+        **common,
+    ):
+        state, action = State.STOPPING, "workload.stop"
+    else:
+        return workloads.get(connection, identifier).state
+    told = {"reason": reason, **(more or {})}
+    events.note(connection, actor, action, identifier, at=now, detail=told)
     return state
 
 

@@ -242,6 +242,12 @@ class Settings(BaseSettings):
         return self.hub_database_url or f"sqlite:///{(self.state / 'jupyterhub.sqlite').absolute()}"
 
     @property
+    def activity_seconds(self) -> int:
+        """How often a server says when it was last used: often enough that one which nobody
+        opens is given back soon after its time, and not so often that the hub is kept busy."""
+        return max(1, min(300, int(self.unused_minutes * 60 / 10)))
+
+    @property
     def bind_url(self) -> str:
         """The proxy's public address."""
         return self.public_url or f"http://{self.host}:{self.port}/"

@@ -61,6 +61,7 @@ def build_spec(
         "OPENBLAS_NUM_THREADS": threads,
         "MEM_LIMIT": str(workload.memory_bytes),
         "CPU_LIMIT": f"{cores:g}",
+        "JUPYTERHUB_ACTIVITY_INTERVAL": str(settings.activity_seconds),
         "DCLOUD_WORKLOAD": workload.id,
         "DCLOUD_GPUS": str(len(accelerators)),
     }

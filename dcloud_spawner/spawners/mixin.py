@@ -152,26 +152,31 @@ class PlatformSpawner(SpawnerRow):
 
     async def _submit(self, actor: Actor) -> Workload:
         """A new workload, or the one that this server already has and a dead hub left behind."""
-        if set(self.user_options) == {RESUME}:
-            return await self._resumed(self.user_options[RESUME])
-        choice = self.validated(self.user_options)
-        image = image_of(choice, self.platform.profiles.current()[choice.profile])
-        existing = await self._open_workload()
-        if existing is not None:
-            if existing.state in RESUMABLE and existing.choice == choice.as_dict():
-                return existing
-            await self._end_previous(existing, actor)
-        await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
-        return await self.platform.in_database_thread(
-            lifecycle.submit,
-            self.platform,
-            self.user.name,
-            self.name,
-            choice,
-            image,
-            actor,
-            groups={group.name for group in self.user.groups},
-        )
+        try:
+            if set(self.user_options) == {RESUME}:
+                return await self._resumed(self.user_options[RESUME])
+            beside = self.beside
+            choice = beside.choice if beside else self.validated(self.user_options)
+            image = image_of(choice, self.platform.profiles.current()[choice.profile])
+            existing = await self._open_workload()
+            if existing is not None:
+                if existing.state in RESUMABLE and existing.choice == choice.as_dict():
+                    return existing
+                await self._end_previous(existing, actor)
+            await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
+            return await self.platform.in_database_thread(
+                lifecycle.submit,
+                self.platform,
+                self.user.name,
+                self.name,
+                choice,
+                image,
+                actor,
+                groups={group.name for group in self.user.groups},
+                keeps_place_for=beside.waiting if beside else None,
+            )
+        finally:
+            self.beside = None
 
     async def _resumed(self, identifier: object) -> Workload:
         """The very workload that the controller asks to take up. It may have been cancelled in

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from dcloud_spawner.options import Choice
 from dcloud_spawner.spawners.views import SpawnerViews
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.workloads import Workload
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A start without GPUs beside a request that waits for some."""
+
+    waiting: str
+    """Id of the workload that waits."""
+    choice: Choice
+
+
 class SpawnerRow(SpawnerViews):
     """A spawner and its workload."""
+
+    beside: Beside | None = None
+    """Set just before a start that is to run beside a request that waits."""
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Remember which workload this server is."""

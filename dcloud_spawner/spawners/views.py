@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
 from dcloud_spawner.errors import Unavailable, UserError
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.form.view import SpawnFormView, live_data, render_spawn_form
+from dcloud_spawner.form.words import count_words
 from dcloud_spawner.images import ImageState, ImageStore
 from dcloud_spawner.live.stream import Frames
 from dcloud_spawner.options import Choice, validate
@@ -19,12 +20,17 @@ from dcloud_spawner.spawners.progress import SpawnerProgress, amounts
 from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.workloads import PREEMPTED, RESERVATION_ENDS, Workload
+from dcloud_spawner.unopened import opens_until
 
 
 class SpawnerViews(SpawnerProgress):
     """The pages' side of a spawner: a mixin of JupyterHub's Spawner."""
 
     frames: ClassVar[FormFrames]
+    tells_use = False
+    """Whether the server in it has said that nobody used it yet; one that says nothing is not
+    given back."""
     _entered: Mapping[str, object] | None = None
     _wrong_field: str = ""
 
@@ -138,7 +144,32 @@ class SpawnerViews(SpawnerProgress):
             "started_at": _iso(workload.ready_at),
             "stops_at": _iso(ends_at(workload, utc_now())),
             "node": workload.node,
+            "reasons": list(self._notes(workload)),
         }
+
+    def _notes(self, workload: Workload) -> Iterator[str]:
+        """What the owner of a running server should know."""
+        if workload.notice_reason == PREEMPTED:
+            yield f"It will be stopped early. {workload.notice_detail} Save your work."
+        elif workload.notice_reason == RESERVATION_ENDS:
+            yield "It ends with the reservation that it runs on."
+        if self.tells_use and opens_until(self.platform, workload) is not None:
+            minutes = count_words(self.platform.settings.unused_minutes, "minute")
+            yield f"Nobody has opened it yet. {minutes} after its start it is given back."
+        for name in self.user.spawners:
+            other = self.pool.state.servers.get((self.user.name, name))
+            if other is None or other.id == workload.id:
+                continue
+            said = f"“{name}”" if name else "the default one"
+            if other.id == workload.keeps_place_for:
+                waits = other.state is State.QUEUED
+                yield (
+                    f"It keeps you going while {said} waits for its GPUs."
+                    if waits
+                    else f"What you waited for is there: {said}. This one still runs."
+                )
+            elif other.keeps_place_for == workload.id:
+                yield f"The server that kept you going meanwhile, {said}, still runs."
 
     def ended_views(self) -> list[dict[str, Any]]:
         """Servers of this user that ended lately, and not because somebody stopped them."""
@@ -151,6 +182,7 @@ class SpawnerViews(SpawnerProgress):
                 "memory_gib": ended.memory_bytes / GIB,
                 "hours": ended.limit_seconds // 3600,
                 "exit_code": ended.exit_code,
+                "unused_minutes": self.platform.settings.unused_minutes,
             }
             for ended in self.pool.state.ends.get(self.user.name, ())
         ]

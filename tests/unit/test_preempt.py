@@ -3,7 +3,7 @@ pass writes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,14 @@ from dcloud_spawner.scheduler.occupancy import Occupancy, occupancy_of
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.plan import Plan, make_plan
 from dcloud_spawner.scheduler.preempt import Preemption, choose_victims
-from dcloud_spawner.scheduler.snapshot import Holding, Node, Request, Reservation, Snapshot
+from dcloud_spawner.scheduler.snapshot import (
+    Accelerator,
+    Holding,
+    Node,
+    Request,
+    Reservation,
+    Snapshot,
+)
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.events import Actor
@@ -28,11 +35,32 @@ from dcloud_spawner.store.workloads import Workload
 from hub_services.controller.limits import end_overdue
 from tests.memory_engine import MemoryEngine
 from tests.platforms import actions, check, get, opened, settings_for, start, state, submit
-from tests.values import AT, GIB, gpus, holding, request
 
 FACTORS = {"gold": 0.25, "silver": 0.5, "bronze": 1.0}
 RULE = Preemption(frozenset({"bronze", "silver"}), FACTORS, notice_seconds=120)
+AT = 1_800_000_000.0
+GIB = 2**30
 EXAMPLES = settings(max_examples=200, deadline=None)
+
+
+def request(name: str, count: int, *, tier: str, sequence: int = 0, due_at: float = AT) -> Request:
+    """A request for an hour of some GPUs."""
+    asked = (name, sequence, f"user-{name}", count, None, GIB, 1000, 3600.0, AT, due_at, tier)
+    return Request(*asked)
+
+
+def gpus(node: str, count: int, *, first: int = 0) -> list[Accelerator]:
+    """Consecutive GPUs of a node."""
+    numbers = range(first, first + count)
+    return [Accelerator(f"GPU-{node}-{number}", node, number, "A100") for number in numbers]
+
+
+def holding(
+    name: str, accelerators: Sequence[str], *, node: str, ends_in_minutes: float
+) -> Holding:
+    """What runs and may go on so long."""
+    ends_at = AT + 60 * ends_in_minutes
+    return Holding(name, f"user-{name}", node, tuple(accelerators), GIB, 1000, ends_at)
 
 
 def machine(
