@@ -102,6 +102,7 @@ class _Placed(NamedTuple):
     grants: tuple[Grant, ...]
     ends_at: float
     reservation: str = ""
+    delays_head: bool = False
 
 
 class _Pass:
@@ -164,12 +165,18 @@ class _Pass:
         return _Placed(grants, ends_at) if grants is not None else None
 
     def _ride(self, found: Reservation, request: Request, ends_at: float) -> _Placed | None:
-        """Where somebody starts on a reservation."""
+        """Where somebody starts on a reservation: if need be even where it delays the head, for
+        the GPUs were promised to them before."""
         if unused(found, self.occupancy.running, self.now, self.now) < request.gpus:
             return None
         rows = rows_of(found, self.occupancy.pool)
         grants = self._place_beside(request.shape, ends_at, rows, found.id)
-        return _Placed(grants, ends_at, found.id) if grants is not None else None
+        delays = grants is None and self.turn is not None
+        if delays:
+            turn, self.turn = self.turn, None
+            grants = self._place_beside(request.shape, ends_at, rows, found.id)
+            self.turn = turn
+        return _Placed(grants, ends_at, found.id, delays) if grants is not None else None
 
     def _place(self, shape: Shape, ends_at: float) -> tuple[Grant, ...] | None:
         if shape in self.unfit:
@@ -223,11 +230,15 @@ class _Pass:
             self.now,
         )
         self.occupancy.begin(running)
+        if placed.delays_head:
+            self.turn = None
         for grant in placed.grants:
             for guard in self._concerned(placed.ends_at):
                 guard.take(grant, placed.reservation)
             if self.turn is not None and self.turn.at < placed.ends_at:
                 self.turn.take(grant, placed.reservation)
+        if placed.delays_head and self.head is not None:
+            self._find_turn(self.head)
         for at in returns(running, self._reservations, self.now):
             self._guards.append(guard_at(self.occupancy, self._reservations, at, self.now))
         self.starts.append(Start(request, placed.grants, running, placed.reservation))
