@@ -27,7 +27,11 @@ USUAL: tuple[tuple[Shape, float], ...] = tuple(
 """What people ask for, and how often, until there is a history to go by. Eight is among them so
 that small work does not begin a whole node where it could fill up another."""
 
+PATIENCE = 0.05
+"""How likely a GPU that is partly free stays as it is, beside the next request being one for it."""
 LEFT_WEIGHT = 1e-4
+"""Decides where the measure does not see what requests need besides GPUs. Where it does, equal
+rows are taken in their order, which keeps the last ones empty."""
 LINK_WEIGHT = 1e-2
 GPU_NODE_WEIGHT = 1e6
 SMALL = 16
@@ -48,21 +52,61 @@ class Usual:
             np.array([shape.milli for shape in self.shapes], np.int64), return_inverse=True
         )
         self.sizes: Ints = sizes
-        self._needs_memory = bool(self.memory.any() or self.cpu.any())
+        self.sees_memory = bool(self.memory.any() or self.cpu.any())
+        """Whether the measure knows what requests need besides GPUs."""
+        on_gpus = self.weights * self.gpus * [shape.milli / WHOLE for shape in self.shapes]
+        self._per_gpu = [
+            float((need * self.weights)[self.gpus > 0].sum() / (on_gpus.sum() or 1.0))
+            for need in (self.memory, self.cpu)
+        ]
+        self._lost = self._lost_by_free()
 
     def fragmented(self, free: Ints, memory: Ints, cpu: Ints, allowed: Bools) -> Floats:
-        """Thousandths of GPUs that are fragments on each row: the mean over usual requests.
+        """What is lost of the free GPUs of each row, in thousandths of GPUs: the sum of
 
-        ``free`` is rows x GPUs; ``allowed`` rows x classes. For a request that cannot run on a
-        row, or asks for no GPU, all its free GPUs are fragments; else those too small for it.
+        - FGD's measure, the mean over usual requests: for one that cannot run on a row, or asks
+          for no GPU, all its free GPUs are fragments; else those too small for it.
+        - What the row has no memory or cores left for, at what is usual for each GPU. FGD sees
+          it only when not even the next request has enough.
+        - What stays free of each GPU in the end when shares go on coming, see ``_lost_by_free``.
+          FGD does not look beyond the next one.
+
+        ``free`` is rows x GPUs; ``allowed`` rows x classes. Both additions are ours; what they
+        are worth: docs/queue.md.
         """
         total = free.sum(axis=1)
         usable = free[:, :, None] >= self.sizes
         kept = (free[:, :, None] * usable).sum(axis=1)[:, self.size_of]
         runs = (usable.sum(axis=1)[:, self.size_of] >= self.gpus) & (self.gpus > 0) & allowed
-        if self._needs_memory:
+        if self.sees_memory:
             runs &= (memory[:, None] >= self.memory) & (cpu[:, None] >= self.cpu)
-        return np.asarray(total - (np.where(runs, kept, 0) * self.weights).sum(axis=1))
+        lost = total - (np.where(runs, kept, 0) * self.weights).sum(axis=1)
+        stranded = np.zeros(len(total))
+        for left, per_gpu in zip((memory, cpu), self._per_gpu, strict=True):
+            if per_gpu:
+                stranded = np.maximum(stranded, total - left * (WHOLE / per_gpu))
+        lost += stranded
+        if self._lost is not None:
+            lost += self._lost[free].sum(axis=1)
+        return np.asarray(lost)
+
+    def _lost_by_free(self) -> Floats | None:
+        """By what a GPU has free: how much of that stays free when usual requests that still fit
+        on it come one after the other, and none may come with the weight ``PATIENCE``. None
+        where nobody asks for shares: then the answer is the same for every GPU."""
+        coming = [
+            (size, float((self.weights * self.gpus)[self.size_of == index].sum()))
+            for index, size in enumerate(self.sizes.tolist())
+        ]
+        coming = [(size, weight) for size, weight in coming if weight]
+        if all(size == WHOLE for size, _ in coming):
+            return None
+        lost = np.zeros(WHOLE + 1)
+        for free in range(1, WHOLE + 1):
+            fitting = [(size, weight) for size, weight in coming if size <= free]
+            left = PATIENCE * free + sum(weight * lost[free - size] for size, weight in fitting)
+            lost[free] = left / (PATIENCE + sum(weight for _, weight in fitting))
+        return lost
 
 
 class _Scores:
@@ -199,18 +243,21 @@ class Placer:
             share = pool.layout.share(shape)[rows][fits]
             after = self._after_share(share, free, left_memory, left_cpu, allowed).min(axis=1)
             after_free = free
-        score = (after - before) / WHOLE + LEFT_WEIGHT * (
-            after_free.sum(axis=1) / WHOLE
-            + left_memory / (1 + pool.layout.memory[rows][fits])
-            + left_cpu / (1 + pool.layout.cpu[rows][fits]) / 16
-        )
+        score = (after - before) / WHOLE
+        if not self.usual.sees_memory:
+            score += LEFT_WEIGHT * (
+                after_free.sum(axis=1) / WHOLE
+                + left_memory / (1 + pool.layout.memory[rows][fits])
+                + left_cpu / (1 + pool.layout.cpu[rows][fits]) / 16
+            )
         if shape.gpus == 0:
             score += GPU_NODE_WEIGHT * (pool.layout.gpu_count[rows][fits] > 0)
         elif self._link_domains and shape.gpus > 1:
             score += LINK_WEIGHT * np.array(
                 [not self._in_one_domain(int(row), shape.gpus) for row in rows[fits]]
             )
-        scores[fits] = score
+        # Rows that are alike shall not differ by how floats were rounded.
+        scores[fits] = np.round(score, 9)
         return scores
 
     def _after_share(
