@@ -49,7 +49,7 @@ def decide(platform: Platform, only: Sequence[str], *, cores: int, available_byt
             f"{max(memory_gib, 0):.1f} GiB of memory to spare.",
             hint="End something else on it first.",
         )
-    places = max(1, min(2 * cores, most - at_once))
+    places = max(1, min(cores, most - at_once))
     return Bounds(wishes, places, pool.gpus, _sentences(platform, pool, wishes, places, at_once))
 
 
@@ -113,7 +113,7 @@ def _sentences(
     said = [
         f"Engine {platform.engine.name}, with {pool.gpus} GPUs"
         + (", which are simulated." if platform.settings.simulated_gpus else "."),
-        f"Profiles: {names}, each with its smallest memory and cores, and a limit of {HOURS} hour.",
+        f"Profiles: {names}, each with its smallest memory, and a limit of {HOURS} hour.",
         f"At most {at_once} servers with GPUs run at once, for there are no more GPUs, and "
         f"{places} without: for these people wait outside the queue.",
     ]

@@ -41,7 +41,8 @@ def render(figures: Figures) -> str:
         waits=Markup(_spreads("Waits by size", figures, lambda each: each.wait)),
         starts=Markup(_spreads("Start times by size", figures, lambda each: each.start)),
         pulse=Markup(_pulse(figures)),
-        pool=Markup(_pool(figures)),
+        queue=Markup(_pool("Queue", figures, "queued")),
+        gpus=Markup(_pool("GPUs in use", figures, "gpus_used", "gpus")),
     )
 
 
@@ -55,7 +56,7 @@ def _spreads(title: str, figures: Figures, pick: Pick) -> str:
                 Bar("p90", found.p90, seconds(found.p90)),
                 Bar("p99", found.p99, seconds(found.p99)),
             ]
-            groups.append((size_name(size.gpus), bars))
+            groups.append((f"{size_name(size.gpus)} ({found.n})", bars))
     return bar_chart(title, groups) if groups else ""
 
 
@@ -73,17 +74,13 @@ def _pulse(figures: Figures) -> str:
     )
 
 
-def _pool(figures: Figures) -> str:
-    def line(name: str, *keys: str) -> Line:
-        points = [(each["at"], sum(each[key] for key in keys)) for each in figures.pool]
-        return Line(name, points, steps=True)
-
-    return line_chart(
-        "Queue and GPUs in use, over time",
-        [line("queue", "queued"), line("GPUs used", "gpus_used"), line("all GPUs", "gpus")],
-        x_name="s",
-        y_name="",
-    )
+def _pool(title: str, figures: Figures, *keys: str) -> str:
+    names = {"queued": "waiting", "gpus_used": "in use", "gpus": "there are"}
+    lines = [
+        Line(names[key], [(each["at"], each[key]) for each in figures.pool], steps=True)
+        for key in keys
+    ]
+    return line_chart(f"{title}, over time", lines, x_name="s", y_name="")
 
 
 def size_name(gpus: int) -> str:

@@ -67,12 +67,16 @@ class Pool:
 
 
 def offers(profiles: Sequence[Profile], pool: Pool) -> Sequence[Wish]:
-    """The smallest choice for each number of GPUs that could start on this pool, by profile."""
+    """A small choice for each number of GPUs that could start on this pool, by profile: the
+    least memory, and as many of the usual cores as leave some for one server on each GPU."""
     found = []
+    share = pool.cpus_of_a_node / (pool.gpus_on_a_node + 1)
     for profile in profiles:
         memory, cpus = min(profile.memory_gib.choices), min(profile.cpus.choices)
         if memory > pool.memory_gib_of_a_node or cpus > pool.cpus_of_a_node:
             continue
+        usual = [c for c in profile.cpus.choices if c <= min(share, profile.cpus.default)]
+        cpus = max([cpus, *usual])
         found += [
             Wish(profile.name, gpus, memory, cpus)
             for gpus in sorted(set(profile.gpus.choices))

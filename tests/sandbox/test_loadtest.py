@@ -97,7 +97,7 @@ def test_ctrl_c_ends_a_run_with_a_report_and_tidies_up(running: Deployment, tmp_
     assert max(sample["gpus_used"] for sample in found["pool"]) <= 4
     assert found["answers"]["probe"]["n"] >= 10 and found["left_behind"] == ""
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 4 and "No GPU was in two hands" in page
+    assert page.count("<svg") == 5 and "No GPU was in two hands" in page
     assert "http" not in page  # it needs nothing but itself
     assert "no GPU in two hands" in output
     nothing_is_left(running)

@@ -11,7 +11,7 @@ from dcloud_spawner.errors import NotAllowed
 from dcloud_spawner.form.words import listed
 from dcloud_spawner.live.availability import model_words
 from hub_services.charts import Bar, bar_chart
-from hub_services.planning.constants import names
+from hub_services.planning.constants import TIER, names
 from hub_services.planning.whatif import Comparison
 from hub_services.planning.words import Row, duration, rows
 from hub_services.web.board import Board
@@ -71,10 +71,14 @@ def plan_page(board: Board, viewer: Viewer, service: Service) -> PlanPage:
 def _label(name: str) -> str:
     known = {
         "slack_cap_hours": "Slack at most, h",
+        "slack_bend_hours": "Slack grows slower from, h",
+        "slack_doubling_hours": "Wait that doubles the slack, h",
         "slack_gpus": "GPUs per hour of slack",
         "fair_cap_hours": "Fair part at most, h",
     }
-    return known.get(name) or f"Factor of {name.removeprefix('tier_')}"
+    if name.startswith(TIER):
+        return f"Factor of {name.removeprefix(TIER)}"
+    return known.get(name) or name.replace("_", " ")
 
 
 def answer_view(found: Comparison, notes: tuple[str, ...], command: str) -> PlanAnswer:
