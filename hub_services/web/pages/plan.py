@@ -71,8 +71,8 @@ def plan_page(board: Board, viewer: Viewer, service: Service) -> PlanPage:
 def _label(name: str) -> str:
     known = {
         "slack_cap_hours": "Slack at most, h",
-        "slack_bend_hours": "Slack grows slower from, h",
-        "slack_doubling_hours": "Wait that doubles the slack, h",
+        "slack_bend_hours": "Full slack up to, h",
+        "slack_doubling_hours": "Then for each doubling, h",
         "slack_gpus": "GPUs per hour of slack",
         "fair_cap_hours": "Fair part at most, h",
     }
