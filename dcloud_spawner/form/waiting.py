@@ -151,7 +151,7 @@ def _expected(view: Mapping[str, object]) -> tuple[datetime, datetime] | None:
 
 
 def _expected_note(expected: tuple[datetime, datetime] | None, now: datetime) -> str:
-    """``in 29 min to 59 min``."""
+    """``in 29 to 59 min``."""
     if expected is None:
         return ""
     soon, late = ((at - now).total_seconds() for at in expected)
@@ -159,7 +159,9 @@ def _expected_note(expected: tuple[datetime, datetime] | None, now: datetime) ->
         return "any moment now"
     if soon <= 0:
         return f"within {length_words(late)}"
-    return f"in {length_words(soon)} to {length_words(late)}"
+    one, two = length_words(soon).split(" "), length_words(late).split(" ")
+    alike = len(one) == len(two) == 2 and one[1] == two[1]
+    return f"in {one[0] if alike else ' '.join(one)} to {' '.join(two)}"
 
 
 def _record(view: Mapping[str, object]) -> str:

@@ -16,6 +16,7 @@ REQUEST = {
     "profile": "pytorch",
     "title": "PyTorch",
 }
+CHOICE = {key: value for key, value in REQUEST.items() if key != "title"}
 
 
 def ago(seconds: float) -> str:
@@ -36,8 +37,15 @@ def queued(place: int = 3, **more: Any) -> dict[str, Any]:
             "You asked for 3 GPUs on one node. 3 are free, but at most 2 together.",
             "2 requests are ahead of you, asking for 6 GPUs.",
         ],
-        "latest_start": ago(-5000),
+        "latest_start": ago(-5950),
+        "expected": {"from": ago(-1770), "to": ago(-3570)},
+        "record": {"inside": 41, "of": 50},
+        "alternatives": [
+            {"what": "2 GPUs of this model", "gpus": 2, "choice": {**CHOICE, "gpus": 2}},
+            {"what": "1 GPU of this model", "gpus": 1, "choice": {**CHOICE, "gpus": 1}},
+        ],
         "request": REQUEST,
+        "choice": CHOICE,
         "gpus": [],
         "node": None,
         "log": [{"at": ago(200), "text": "joined the queue"}],

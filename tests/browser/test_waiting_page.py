@@ -13,7 +13,10 @@ from tests.browser.story import ago, holding, queued, starting
 
 pytestmark = pytest.mark.browser
 
-WORDS = "#w-title, #w-lede, #w-place, #w-of, #w-list, #w-doing, #w-message, #w-yours, #w-where"
+WORDS = (
+    "#w-title, #w-lede, #w-place, #w-of, #w-list, #w-doing, #w-message, #w-yours, #w-where, "
+    "#w-when, #w-record, #w-booked, #w-instead, #w-on-cpu-name, #h-alt"
+)
 
 
 def wait_for_place(page: Page, hub: StagedHub, user: str, server: str = "") -> None:
@@ -32,7 +35,7 @@ def test_the_page_follows_the_request_from_the_queue_into_the_server(
     expect(page.locator("#w-news")).to_be_empty()
     hub.stage(user, event=queued(2))
     expect(page.locator("#w-place")).to_have_text("2")
-    expect(page.locator("#w-news")).to_have_text("Place 2 of 4.")
+    expect(page.locator("#w-news")).to_contain_text("Place 2 of 4. Expected start ")
     expect(page).to_have_title("Place 2 · DCloud")
     hub.stage(user, event=starting())
     expect(page.locator("#w-title")).to_have_text("Starting on 3 × A100 SXM4 80 GB")

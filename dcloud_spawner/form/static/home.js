@@ -13,7 +13,7 @@ const WORDS = {
 
 const by = (id) => document.getElementById(id);
 const main = by("main"), dialog = by("h-dialog"), live = by("h-live");
-let ending = null, busy = false, last = "";
+let ending = null, busy = false, last = live.innerHTML; // as the server wrote it
 
 const apiOf = (name) => `${main.dataset.api}/${name ? `servers/${encodeURIComponent(name)}` : "server"}`;
 
@@ -66,9 +66,7 @@ async function refresh() {
 function take(html) {
   const fresh = new DOMParser().parseFromString(html, "text/html").getElementById("h-live");
   if (!fresh || fresh.innerHTML === last || dialog.open) return;
-  const first = last === "";
   last = fresh.innerHTML;
-  if (first) return;
   const focused = live.contains(document.activeElement) ? document.activeElement : null;
   const server = focused?.closest("[data-server]")?.dataset.server;
   live.replaceChildren(...document.importNode(fresh, true).childNodes);
@@ -76,12 +74,10 @@ function take(html) {
   if (focused) live.querySelector(`[data-server="${server}"] .btn`)?.focus();
 }
 
-// The first event only says what the page shows already.
-let known = 0;
 follow(main.dataset.events, {
   server() {
-    if (known) { clearTimeout(timer); timer = setTimeout(refresh, 100); }
-    else setTimeout(() => { known = 1; }, 500);
+    clearTimeout(timer);
+    timer = setTimeout(refresh, 100);
   },
 });
 

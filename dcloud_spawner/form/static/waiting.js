@@ -133,7 +133,14 @@ function drawExpected() {
   setTime(two, to);
   if (new Date(from).toDateString() === new Date(to).toDateString()) say(two, two.textContent.split(", ").at(-1));
   const soon = -seconds(from), late = -seconds(to);
-  say(by("w-when"), late <= 0 ? "any moment now" : soon <= 0 ? `within ${length(late)}` : `in ${length(soon)} to ${length(late)}`);
+  say(by("w-when"), late <= 0 ? "any moment now" : soon <= 0 ? `within ${length(late)}` : `in ${span(soon, late)}`);
+}
+
+/** 29 to 59 min, and each with its own unit where they differ. */
+function span(from, to) {
+  const one = length(from), two = length(to), unit = one.split(" ").at(-1);
+  const alike = one.split(" ").length === 2 && two.split(" ").length === 2 && two.endsWith(` ${unit}`);
+  return `${alike ? one.split(" ")[0] : one} to ${two}`;
 }
 
 /* What would start at once instead. A button stays itself while its words stay the same. */
@@ -159,6 +166,7 @@ function drawOffers() {
   }
   const meanwhile = view.meanwhile, cpu = Boolean(view.request?.gpus) && !meanwhile;
   by("w-gives-up").hidden = !found.length;
+  say(by("h-alt"), found.length || cpu ? "Starts at once instead" : "Meanwhile");
   by("w-cpu").hidden = !cpu;
   by("w-on-cpu").hidden = !meanwhile;
   if (meanwhile) {
