@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from dcloud_spawner.engines.base import Health
 from dcloud_spawner.scheduler.snapshot import (
     Accelerator,
     Holding,
@@ -88,12 +87,12 @@ def read_hardware(connection: Connection, capacity: Capacity, now: datetime) -> 
             row.uuid: Accelerator(
                 row.uuid,
                 row.node,
-                row.index,
+                row.number,
                 row.model,
-                offered=row.health is Health.OK and not row.drained and row.node not in closed,
+                offered=bool(row.well) and row.node not in closed,
                 link_domain=row.link_domain,
             )
-            for row in nodes.all_accelerators(connection)
+            for row in nodes.all_units(connection)
         },
         holdings=(),
         queue=(),

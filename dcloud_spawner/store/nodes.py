@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, or_, select, update
 
 from dcloud_spawner.engines.base import AcceleratorFacts, Health, NodeFacts
 from dcloud_spawner.store.schema import accelerators, leases, nodes
@@ -76,6 +76,36 @@ def all_accelerators(connection: Connection) -> Sequence[AcceleratorRow]:
         select(accelerators).order_by(accelerators.c.node, accelerators.c.index)
     )
     return [_accelerator(row) for row in rows]
+
+
+class Unit(NamedTuple):
+    """An accelerator as a pass needs it."""
+
+    uuid: str
+    node: str
+    number: int
+    """Its index on the node."""
+    model: str
+    link_domain: str
+    well: bool
+    """Healthy, and nobody took it out of service."""
+
+
+def all_units(connection: Connection) -> list[Unit]:
+    """Every accelerator ever seen, by node and index, without what a pass does not read."""
+    rows = connection.execute(
+        select(
+            accelerators.c.uuid,
+            accelerators.c.node,
+            accelerators.c.index,
+            accelerators.c.model,
+            accelerators.c.link_domain,
+            and_(accelerators.c.health == Health.OK.value, accelerators.c.drained.is_(False)).label(
+                "well"
+            ),
+        ).order_by(accelerators.c.node, accelerators.c.index)
+    )
+    return [Unit._make(row) for row in rows.all()]
 
 
 def _accelerator(row: Row[Any]) -> AcceleratorRow:
@@ -154,11 +184,12 @@ def record(connection: Connection, facts: NodeFacts, at: datetime) -> Sequence[H
         connection.execute(update(nodes).where(nodes.c.name == facts.name).values(**values))
     else:
         connection.execute(nodes.insert().values(name=facts.name, **values))
-    known = {row.uuid: row for row in all_accelerators(connection)}
+    seen = {found.uuid for found in facts.accelerators}
+    known = {row.uuid: row for row in _of_node(connection, facts.name, seen)}
+    _write(connection, facts.name, facts.accelerators, known, at)
     changes: list[HealthChange] = []
     for found in facts.accelerators:
         before = known.get(found.uuid)
-        _write(connection, facts.name, found, exists=before is not None, at=at)
         if before is None or before.health is not found.health:
             changes.append(
                 HealthChange(
@@ -169,7 +200,6 @@ def record(connection: Connection, facts: NodeFacts, at: datetime) -> Sequence[H
                     found.health_reason,
                 )
             )
-    seen = {found.uuid for found in facts.accelerators}
     for row in known.values():
         if row.node == facts.name and row.uuid not in seen:
             after = Health.LOST if facts.accelerators_known else Health.UNHEALTHY
@@ -184,23 +214,41 @@ def record(connection: Connection, facts: NodeFacts, at: datetime) -> Sequence[H
     return changes
 
 
+def _of_node(connection: Connection, node: str, uuids: Collection[str]) -> list[AcceleratorRow]:
+    """What is known of a node, and of accelerators that may have been in another one."""
+    rows = connection.execute(
+        select(accelerators).where(or_(accelerators.c.node == node, accelerators.c.uuid.in_(uuids)))
+    )
+    return [_accelerator(row) for row in rows]
+
+
 def _write(
-    connection: Connection, node: str, found: AcceleratorFacts, *, exists: bool, at: datetime
+    connection: Connection,
+    node: str,
+    seen: Iterable[AcceleratorFacts],
+    known: Collection[str],
+    at: datetime,
 ) -> None:
-    values = {
-        "node": node,
-        "index": found.index,
-        "model": found.model,
-        "memory_bytes": found.memory_bytes,
-        "kind": found.kind.value,
-        "parent_uuid": found.parent_uuid,
-        "health": found.health.value,
-        "health_reason": found.health_reason,
-        "seen_at": at,
-    }
-    if exists:
-        connection.execute(
-            update(accelerators).where(accelerators.c.uuid == found.uuid).values(**values)
+    rows: dict[bool, list[dict[str, object]]] = {True: [], False: []}
+    for found in seen:
+        rows[found.uuid in known].append(
+            {
+                "uuid_": found.uuid,
+                "node": node,
+                "index": found.index,
+                "model": found.model,
+                "memory_bytes": found.memory_bytes,
+                "kind": found.kind.value,
+                "parent_uuid": found.parent_uuid,
+                "health": found.health.value,
+                "health_reason": found.health_reason,
+                "seen_at": at,
+            }
         )
-    else:
-        connection.execute(accelerators.insert().values(uuid=found.uuid, **values))
+    if rows[True]:
+        changed = update(accelerators).where(accelerators.c.uuid == bindparam("uuid_"))
+        connection.execute(changed, rows[True])
+    if rows[False]:
+        connection.execute(
+            accelerators.insert(), [{**row, "uuid": row.pop("uuid_")} for row in rows[False]]
+        )
