@@ -54,6 +54,8 @@ class Platform:
         self.policy = Policy(
             slack_cap_seconds=settings.slack_cap_hours * 3600,
             slack_gpus=settings.slack_gpus,
+            slack_bend_seconds=settings.slack_bend_hours * 3600,
+            slack_doubling_seconds=settings.slack_doubling_hours * 3600,
             fair_cap_seconds=settings.fair_cap_hours * 3600,
             tiers=settings.tiers,
         )

@@ -117,10 +117,16 @@ class Settings(BaseSettings):
     )
 
     slack_cap_hours: float = Field(
-        24.0, ge=0, description="The most that a request is due later because of its size."
+        28.0, ge=0, description="The most that a request is due later because of its size."
     )
     slack_gpus: float = Field(
-        8.0, gt=0, description="Size is asked hours x GPUs / this: the slack of a request in hours."
+        6.0, gt=0, description="Size is asked hours x GPUs / this: the slack of a request in hours."
+    )
+    slack_bend_hours: float = Field(
+        20.0, ge=0, description="Above this size the slack grows only each time the size doubles."
+    )
+    slack_doubling_hours: float = Field(
+        1.0, ge=0, description="By so much the slack grows when a size above the bend doubles."
     )
     fair_cap_hours: float = Field(
         24.0,

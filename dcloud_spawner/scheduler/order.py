@@ -4,12 +4,15 @@ One key, the due time, that is decided when a request is submitted and never cha
 waits, so that a place can be explained and a restart changes nothing:
 
     due = submit + slack + fair part
-    slack = min(cap, asked seconds x GPUs / 8) x factor of the tier
+    size = asked seconds x GPUs / 6
+    slack = min(cap, size, or above 20 h: 20 h + an hour for each doubling) x factor of the tier
     fair part = cap x clamp((share - fair) / fair, 0, 1)
 
 Small work is due soon, so it passes large work that came a little earlier; but the slack is
 capped, so that nothing waits for a stream of small work for ever: whatever is submitted
-``Policy.overtaking_seconds`` after a request can never sort before it.
+``Policy.overtaking_seconds`` after a request can never sort before it. Among large work the
+smaller still goes first, by the hours of the doublings; with a slack that ends at once at its
+cap (min(24 h, asked seconds x GPUs / 8)) large work waits as long and all other work longer.
 Why this key, with the figures that it was chosen by: docs/queue.md.
 """
 
@@ -28,9 +31,12 @@ DAY_SECONDS = 24 * 3600.0
 class Policy:
     """The constants of the order; each is a setting."""
 
-    slack_cap_seconds: float = DAY_SECONDS
-    slack_gpus: float = 8.0
+    slack_cap_seconds: float = 28 * 3600.0
+    slack_gpus: float = 6.0
     """So many GPUs for an hour give an hour of slack."""
+    slack_bend_seconds: float = 20 * 3600.0
+    """Above this, size adds only ``slack_doubling_seconds`` each time it doubles."""
+    slack_doubling_seconds: float = 3600.0
     fair_cap_seconds: float = DAY_SECONDS
     tiers: Mapping[str, float] = field(
         default_factory=lambda: {"gold": 0.25, "silver": 0.5, "bronze": 1.0}
@@ -39,8 +45,10 @@ class Policy:
 
     def slack_seconds(self, gpus: float, limit_seconds: float, tier: str = "") -> float:
         """How much later than its submission a request is due because of its size."""
-        asked = limit_seconds * gpus / self.slack_gpus
-        return min(self.slack_cap_seconds, asked) * self.tiers.get(tier, 1.0)
+        slack, bend = limit_seconds * gpus / self.slack_gpus, max(1.0, self.slack_bend_seconds)
+        if slack > bend:
+            slack = bend + self.slack_doubling_seconds * math.log2(slack / bend)
+        return min(self.slack_cap_seconds, slack) * self.tiers.get(tier, 1.0)
 
     def fair_seconds(self, share: float, fair: float) -> float:
         """How much later a request is due because its user had more than a fair share lately.

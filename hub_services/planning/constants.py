@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.scheduler.order import Policy
@@ -18,14 +19,20 @@ EASY = "easy"
 POLICIES = (DUE, EASY)
 
 TIER = "tier_"
+HOURS = {
+    "slack_cap_hours": "slack_cap_seconds",
+    "slack_bend_hours": "slack_bend_seconds",
+    "slack_doubling_hours": "slack_doubling_seconds",
+    "fair_cap_hours": "fair_cap_seconds",
+}
+"""Constants that people give in hours, and where the policy has them in seconds."""
 
 
 def names(policy: Policy) -> Mapping[str, float]:
     """Every constant that may be changed, with its present value."""
     return {
-        "slack_cap_hours": policy.slack_cap_seconds / HOUR,
         "slack_gpus": policy.slack_gpus,
-        "fair_cap_hours": policy.fair_cap_seconds / HOUR,
+        **{name: getattr(policy, field) / HOUR for name, field in HOURS.items()},
         **{f"{TIER}{tier}": factor for tier, factor in sorted(policy.tiers.items())},
     }
 
@@ -73,6 +80,5 @@ def _with(policy: Policy, name: str, value: float) -> Policy:
         return replace(policy, tiers={**policy.tiers, name.removeprefix(TIER): value})
     if name == "slack_gpus":
         return replace(policy, slack_gpus=value)
-    if name == "slack_cap_hours":
-        return replace(policy, slack_cap_seconds=value * HOUR)
-    return replace(policy, fair_cap_seconds=value * HOUR)
+    changes: dict[str, Any] = {HOURS[name]: value * HOUR}
+    return replace(policy, **changes)

@@ -17,6 +17,8 @@ policies = st.builds(
     Policy,
     slack_cap_seconds=st.integers(0, 10 * int(DAY_SECONDS)),
     slack_gpus=st.floats(0.5, 64),
+    slack_bend_seconds=st.integers(0, 10 * int(DAY_SECONDS)),
+    slack_doubling_seconds=st.integers(0, int(DAY_SECONDS)),
     fair_cap_seconds=st.integers(0, 10 * int(DAY_SECONDS)),
     tiers=st.dictionaries(
         st.sampled_from(("gold", "silver", "bronze")), st.sampled_from((0, 0.25, 0.5, 1, 2, 4))
@@ -113,15 +115,17 @@ def test_asking_for_more_or_having_had_more_is_never_due_earlier(
 def test_the_key_is_the_one_that_is_written_down() -> None:
     policy = Policy()
     hour = 3600
-    assert policy.due_at(AT, 8, 2 * hour) == AT + 2 * hour
-    assert policy.due_at(AT, 4, 2 * hour) == AT + hour
-    assert policy.due_at(AT, 8, 2 * hour, "silver") == AT + hour
-    assert policy.due_at(AT, 8, 2 * hour, "gold") == AT + hour / 2
-    assert policy.due_at(AT, 64, 100 * hour) == AT + 24 * hour
+    assert policy.due_at(AT, 6, 2 * hour) == AT + 2 * hour
+    assert policy.due_at(AT, 3, 2 * hour) == AT + hour
+    assert policy.due_at(AT, 6, 2 * hour, "silver") == AT + hour
+    assert policy.due_at(AT, 6, 2 * hour, "gold") == AT + hour / 2
+    assert policy.due_at(AT, 12, 10 * hour) == AT + 20 * hour
+    assert policy.due_at(AT, 48, 20 * hour) == AT + 23 * hour
+    assert policy.due_at(AT, 64, 1000 * hour) == AT + 28 * hour
     assert policy.due_at(AT, 0, 2 * hour, share=0.3, fair=0.2) == AT + 12 * hour
     assert policy.due_at(AT, 0, 2 * hour, share=0.9, fair=0.2) == AT + 24 * hour
     assert policy.due_at(AT, 0, 2 * hour, share=0.2, fair=0.2) == AT
-    assert policy.overtaking_seconds == 48 * hour
+    assert policy.overtaking_seconds == 52 * hour
 
 
 def test_a_request_keeps_its_key_when_its_row_changes_otherwise() -> None:

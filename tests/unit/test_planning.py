@@ -101,9 +101,9 @@ def test_due_times_let_short_work_pass_long_work_and_easy_does_not() -> None:
 def test_the_fair_part_of_the_past_counts_as_much_as_its_cap() -> None:
     rules = Rules(Policy(fair_cap_seconds=12 * HOUR), 24 * HOUR)
     had_much = work("a", 0, HOUR, fair_seconds=24 * HOUR)
-    assert rules.due_at(had_much) == HOUR / 8 + 12 * HOUR
+    assert rules.due_at(had_much) == HOUR / 6 + 12 * HOUR
     assert Rules(EASY, 24 * HOUR).due_at(had_much) == 0
-    assert Rules(Policy(), 0).due_at(had_much) == HOUR / 8
+    assert Rules(Policy(), 0).due_at(had_much) == HOUR / 6
 
 
 def test_nothing_changes_when_nothing_is_changed() -> None:
@@ -183,8 +183,9 @@ def test_a_pool_is_typed_as_nodes_by_gpus() -> None:
 
 
 def test_constants_are_named_and_checked() -> None:
-    policy = changed(Policy(), "slack_cap_hours=30, tier_gold=0.1,slack_gpus=4")
+    policy = changed(Policy(), "slack_cap_hours=30, tier_gold=0.1,slack_gpus=4,slack_bend_hours=9")
     assert (policy.slack_cap_seconds, policy.slack_gpus) == (30 * HOUR, 4)
+    assert policy.slack_bend_seconds == 9 * HOUR
     assert policy.tiers["gold"] == 0.1 and names(policy)["fair_cap_hours"] == 24
     assert changed(Policy(), "", "easy") == EASY
     for wrong, said in (

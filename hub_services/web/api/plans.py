@@ -25,7 +25,7 @@ class PlanBody(Wire):
     constants: dict[str, Constant] = Field(
         default_factory=dict,
         max_length=20,
-        description="Constants of the order: slack_cap_hours, slack_gpus, fair_cap_hours, tier_*.",
+        description="Constants of the order: slack_gpus, slack_*_hours, fair_cap_hours, tier_*.",
     )
     policy: Literal["due", "easy"] = Field("due", description="easy: first come, first served.")
     days: float = Field(30, gt=0, le=LONGEST_DAYS, allow_inf_nan=False)
