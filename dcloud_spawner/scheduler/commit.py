@@ -15,6 +15,7 @@ from dcloud_spawner.scheduler.occupancy import Occupancy
 from dcloud_spawner.scheduler.picture import request_of
 from dcloud_spawner.scheduler.plan import Plan, Start
 from dcloud_spawner.scheduler.preempt import Preemption, choose_victims
+from dcloud_spawner.scheduler.reasons import BOOKED, KEPT
 from dcloud_spawner.scheduler.snapshot import Holding, Placement, Shape, Snapshot
 from dcloud_spawner.store import events, leases, queue, reservations, workloads
 from dcloud_spawner.store.events import Actor, Line
@@ -45,11 +46,12 @@ def commit(
         )
         for start, placement in begun
     ]
-    _explain(connection, replace(snapshot, holdings=(*snapshot.holdings, *started)))
+    _explain(connection, replace(snapshot, holdings=(*snapshot.holdings, *started)), plan)
 
 
-def _explain(connection: Connection, snapshot: Snapshot) -> None:
+def _explain(connection: Connection, snapshot: Snapshot, plan: Plan) -> None:
     """Say what is short, to those to whom it has not been said yet."""
+    head = plan.kept[0].id if plan.kept else ""
     free = free_now(snapshot)
     short: dict[Shape, list[str]] = {}
     changed = []
@@ -58,8 +60,12 @@ def _explain(connection: Connection, snapshot: Snapshot) -> None:
         if request.shape not in short:
             text = shortage(request, free, snapshot)
             short[request.shape] = [text] if text else []
-        if said != short[request.shape]:
-            changed.append((row.id, short[request.shape]))
+        reasons = short[request.shape]
+        if not reasons and row.id == head and snapshot.reservations:
+            begun = any(found.starts_at <= snapshot.at for found in snapshot.reservations)
+            reasons = [KEPT if begun else BOOKED]
+        if said != reasons:
+            changed.append((row.id, reasons))
     queue.explain(connection, changed)
 
 

@@ -11,6 +11,13 @@ def on_hold(reason: str) -> str:
     return f"An administrator holds this request back{said}. It keeps its time in the queue."
 
 
+KEPT = "What is free is kept for an advance reservation."
+"""A reservation that has begun holds it."""
+
+BOOKED = "It could still run when an advance reservation begins that needs what is free now."
+"""Said to the head of the queue; whoever is behind it waits for it anyway."""
+
+
 def own_limit(limit: int, used: Mapping[str, int], asked: int) -> str:
     """The user's own limit of GPUs; ``used`` are their servers and the GPUs that each has.
     Empty when what is asked for is within the limit."""
