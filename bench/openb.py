@@ -40,9 +40,10 @@ import numpy as np
 
 from bench.result import Result, averaged
 from bench.trace_files import GpuNode, Pod, gpu_nodes, pods
-from dcloud_spawner.scheduler.placement import Placer, Usual
+from dcloud_spawner.scheduler.placement import Placer
 from dcloud_spawner.scheduler.pool import Grant, Group, Layout, Pool
 from dcloud_spawner.scheduler.snapshot import WHOLE, Node, Shape
+from dcloud_spawner.scheduler.usual import Usual
 
 SEEDS = range(42, 52)
 ARRIVING = 1.3

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcloud_spawner.scheduler.names import PoolNames
-from dcloud_spawner.scheduler.placement import Placer, Usual
+from dcloud_spawner.scheduler.placement import Placer
 from dcloud_spawner.scheduler.pool import Grant, Pool
 from dcloud_spawner.scheduler.snapshot import Snapshot
+from dcloud_spawner.scheduler.usual import Usual
 
 
 @dataclass(slots=True, eq=False)

@@ -1,34 +1,19 @@
 """Which node and which GPUs: where the least is fragmented.
 
-The measure is that of FGD (Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing
-Workloads with Fragmentation Gradient Descent", USENIX ATC 2023): the part of a node's free GPUs
-that a request drawn from the usual ones could not use there. A request goes where this grows
-least. Ties, and what the measure does not see, are decided by what stays free (least first), so
-that big holes stay whole; CPU-only work goes to nodes without GPUs where it can, and several
-GPUs come from one link domain where they can.
+The measure is in ``usual``: the part of a node's free GPUs that a request drawn from the usual
+ones could not use there. A request goes where this grows least. Ties, and what the measure does
+not see, are decided by what stays free (least first), so that big holes stay whole; CPU-only work
+goes to nodes without GPUs where it can, and several GPUs come from one link domain where they can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 
 from dcloud_spawner.scheduler.pool import Bools, Grant, Ints, Pool
 from dcloud_spawner.scheduler.snapshot import WHOLE, Shape
+from dcloud_spawner.scheduler.usual import Floats, Usual
 
-Floats = NDArray[np.float64]
-
-USUAL: tuple[tuple[Shape, float], ...] = tuple(
-    (Shape(gpus, WHOLE, None, 0, 0, 1, frozenset()), weight)
-    for gpus, weight in ((1, 0.5), (2, 0.2), (4, 0.2), (8, 0.1))
-)
-"""What people ask for, and how often, until there is a history to go by. Eight is among them so
-that small work does not begin a whole node where it could fill up another."""
-
-PATIENCE = 0.05
-"""How likely a GPU that is partly free stays as it is, beside the next request being one for it."""
 LEFT_WEIGHT = 1e-4
 """Decides where the measure does not see what requests need besides GPUs. Where it does, equal
 rows are taken in their order, which keeps the last ones empty."""
@@ -36,77 +21,6 @@ LINK_WEIGHT = 1e-2
 GPU_NODE_WEIGHT = 1e6
 SMALL = 16
 """Up to so many rows the scores are looked up one by one."""
-
-
-class Usual:
-    """Usual requests with their frequencies, as arrays, and the fragmentation by them."""
-
-    def __init__(self, classes: Sequence[tuple[Shape, float]] = USUAL) -> None:
-        whole = sum(weight for _, weight in classes) or 1.0
-        self.weights: Floats = np.array([weight / whole for _, weight in classes], float)
-        self.gpus: Ints = np.array([shape.gpus for shape, _ in classes], np.int64)
-        self.memory: Ints = np.array([shape.memory_bytes for shape, _ in classes], np.int64)
-        self.cpu: Ints = np.array([shape.cpu_millicores for shape, _ in classes], np.int64)
-        self.shapes = tuple(shape for shape, _ in classes)
-        sizes, self.size_of = np.unique(
-            np.array([shape.milli for shape in self.shapes], np.int64), return_inverse=True
-        )
-        self.sizes: Ints = sizes
-        self.sees_memory = bool(self.memory.any() or self.cpu.any())
-        """Whether the measure knows what requests need besides GPUs."""
-        on_gpus = self.weights * self.gpus * [shape.milli / WHOLE for shape in self.shapes]
-        self._per_gpu = [
-            float((need * self.weights)[self.gpus > 0].sum() / (on_gpus.sum() or 1.0))
-            for need in (self.memory, self.cpu)
-        ]
-        self._lost = self._lost_by_free()
-
-    def fragmented(self, free: Ints, memory: Ints, cpu: Ints, allowed: Bools) -> Floats:
-        """What is lost of the free GPUs of each row, in thousandths of GPUs: the sum of
-
-        - FGD's measure, the mean over usual requests: for one that cannot run on a row, or asks
-          for no GPU, all its free GPUs are fragments; else those too small for it.
-        - What the row has no memory or cores left for, at what is usual for each GPU. FGD sees
-          it only when not even the next request has enough.
-        - What stays free of each GPU in the end when shares go on coming, see ``_lost_by_free``.
-          FGD does not look beyond the next one.
-
-        ``free`` is rows x GPUs; ``allowed`` rows x classes. Both additions are ours; what they
-        are worth: docs/queue.md.
-        """
-        total = free.sum(axis=1)
-        usable = free[:, :, None] >= self.sizes
-        kept = (free[:, :, None] * usable).sum(axis=1)[:, self.size_of]
-        runs = (usable.sum(axis=1)[:, self.size_of] >= self.gpus) & (self.gpus > 0) & allowed
-        if self.sees_memory:
-            runs &= (memory[:, None] >= self.memory) & (cpu[:, None] >= self.cpu)
-        lost = total - (np.where(runs, kept, 0) * self.weights).sum(axis=1)
-        stranded = np.zeros(len(total))
-        for left, per_gpu in zip((memory, cpu), self._per_gpu, strict=True):
-            if per_gpu:
-                stranded = np.maximum(stranded, total - left * (WHOLE / per_gpu))
-        lost += stranded
-        if self._lost is not None:
-            lost += self._lost[free].sum(axis=1)
-        return np.asarray(lost)
-
-    def _lost_by_free(self) -> Floats | None:
-        """By what a GPU has free: how much of that stays free when usual requests that still fit
-        on it come one after the other, and none may come with the weight ``PATIENCE``. None
-        where nobody asks for shares: then the answer is the same for every GPU."""
-        coming = [
-            (size, float((self.weights * self.gpus)[self.size_of == index].sum()))
-            for index, size in enumerate(self.sizes.tolist())
-        ]
-        coming = [(size, weight) for size, weight in coming if weight]
-        if all(size == WHOLE for size, _ in coming):
-            return None
-        lost = np.zeros(WHOLE + 1)
-        for free in range(1, WHOLE + 1):
-            fitting = [(size, weight) for size, weight in coming if size <= free]
-            left = PATIENCE * free + sum(weight * lost[free - size] for size, weight in fitting)
-            lost[free] = left / (PATIENCE + sum(weight for _, weight in fitting))
-        return lost
 
 
 class _Scores:
@@ -139,6 +53,29 @@ class Placer:
         self._kinds = [
             kinds.setdefault(self._fixed(row), len(kinds)) for row in range(len(self._allowed))
         ]
+
+        self._kind_array: Ints = np.array(self._kinds, np.int64)
+        self._by_count = self._fragmented_by_count() if self._counts_whole() else None
+        self._counted: list[list[float]] = (
+            self._by_count.tolist() if self._by_count is not None else []
+        )
+
+    def _counts_whole(self) -> bool:
+        layout = self.pool.layout
+        shared = layout.whole_may_share or any(group.shared for group in layout.groups)
+        return self.usual.counts_whole and not shared
+
+    def _fragmented_by_count(self) -> Floats:
+        """The measure for each kind of row, by how many of its GPUs are free."""
+        kinds, first = np.unique(self._kind_array, return_index=True)
+        counts = np.arange(self.pool.layout.width + 1)
+        free = np.where(counts[:, None] > counts[None, :-1], WHOLE, 0)
+        nothing = np.zeros(len(counts), np.int64)
+        table = np.empty((len(kinds), len(counts)))
+        for kind, row in zip(kinds, first, strict=True):
+            allowed = np.repeat(self._allowed[[row]], len(counts), axis=0)
+            table[kind] = self.usual.fragmented(free, nothing, nothing, allowed)
+        return table
 
     def _fixed(self, row: int) -> tuple[object, ...]:
         """Everything about a row that never changes and that a score depends on."""
@@ -186,18 +123,48 @@ class Placer:
         found = self._scores.get(shape)
         if found is None:
             found = _Scores(np.empty(len(self.pool.full)), len(changes))
-            found.values[:] = self._fresh(shape, np.arange(len(self.pool.full)))
+            found.values[:] = self._computed(shape, np.arange(len(self.pool.full)))
             self._scores[shape] = found
         elif found.read < len(changes):
-            rows = np.array(sorted(set(changes[found.read :])), np.int64)
-            found.values[rows] = self._fresh(shape, rows)
+            self._renew(found, shape, set(changes[found.read :]))
             found.read = len(changes)
         return found.values
 
-    def _fresh(self, shape: Shape, rows: Ints) -> Floats:
-        if len(rows) <= SMALL:
-            return np.array([self._remembered(shape, int(row)) for row in rows])
-        return self._computed(shape, rows)
+    def _renew(self, scores: _Scores, shape: Shape, changed: set[int]) -> None:
+        if len(changed) > SMALL:
+            rows = np.array(sorted(changed), np.int64)
+            scores.values[rows] = self._computed(shape, rows)
+            return
+        one = self._remembered if self._by_count is None else self._of_counts
+        for row in changed:
+            scores.values[row] = one(shape, row)
+
+    def _of_counts(self, shape: Shape, row: int) -> float:
+        """The same as ``_computed`` for one row, to the last bit, in plain numbers."""
+        pool, layout = self.pool, self.pool.layout
+        full, gpus = pool.full.item(row), shape.gpus
+        left_memory = pool.memory.item(row) - shape.memory_bytes
+        left_cpu = pool.cpu.item(row) - shape.cpu_millicores
+        if (
+            full < gpus
+            or left_memory < 0
+            or left_cpu < 0
+            or not layout.allowed(shape).item(row)
+            or shape.milli < WHOLE
+        ):
+            return np.inf
+        left, counted = full - gpus, self._counted[self._kinds[row]]
+        score = (counted[left] - counted[full]) / WHOLE
+        score += LEFT_WEIGHT * (
+            left
+            + left_memory / (1 + layout.memory.item(row))
+            + left_cpu / (1 + layout.cpu.item(row)) / 16
+        )
+        if gpus == 0:
+            score += GPU_NODE_WEIGHT * (layout.gpu_count.item(row) > 0)
+        elif self._link_domains and gpus > 1:
+            score += LINK_WEIGHT * (not self._in_one_domain(row, gpus))
+        return round(score * 1e9) / 1e9
 
     def _remembered(self, shape: Shape, row: int) -> float:
         """The score of one row: rows in like states have the like score."""
@@ -218,47 +185,60 @@ class Placer:
         return score
 
     def _computed(self, shape: Shape, rows: Ints) -> Floats:
-        pool = self.pool
-        free, memory, cpu = pool.free[rows], pool.memory[rows], pool.cpu[rows]
-        allowed = self._allowed[rows]
+        pool, layout = self.pool, self.pool.layout
+        memory, cpu = pool.memory[rows], pool.cpu[rows]
         fits = (
-            pool.layout.allowed(shape)[rows]
+            layout.allowed(shape)[rows]
             & (memory >= shape.memory_bytes)
             & (cpu >= shape.cpu_millicores)
         )
         if shape.gpus and shape.milli == WHOLE:
-            fits &= (free == WHOLE).sum(axis=1) >= shape.gpus
+            fits &= pool.full[rows] >= shape.gpus
         elif shape.gpus:
-            fits &= (free >= pool.layout.share(shape)[rows, None]).any(axis=1)
+            fits &= (pool.free[rows] >= layout.share(shape)[rows, None]).any(axis=1)
         scores = np.full(len(rows), np.inf)
         if not fits.any():
             return scores
-        free, memory, cpu, allowed = free[fits], memory[fits], cpu[fits], allowed[fits]
+        rows, memory, cpu = rows[fits], memory[fits], cpu[fits]
         left_memory, left_cpu = memory - shape.memory_bytes, cpu - shape.cpu_millicores
-        before = self.usual.fragmented(free, memory, cpu, allowed)
-        if shape.gpus == 0 or shape.milli == WHOLE:
-            after_free = _without(free, shape.gpus)
-            after = self.usual.fragmented(after_free, left_memory, left_cpu, allowed)
+        if self._by_count is not None:
+            full, kinds = pool.full[rows], self._kind_array[rows]
+            left: Ints = full - shape.gpus
+            left_free = left.astype(float)
+            score = (self._by_count[kinds, left] - self._by_count[kinds, full]) / WHOLE
         else:
-            share = pool.layout.share(shape)[rows][fits]
-            after = self._after_share(share, free, left_memory, left_cpu, allowed).min(axis=1)
-            after_free = free
-        score = (after - before) / WHOLE
+            before, after, left_free = self._before_and_after(shape, rows, left_memory, left_cpu)
+            score = (after - before) / WHOLE
         if not self.usual.sees_memory:
             score += LEFT_WEIGHT * (
-                after_free.sum(axis=1) / WHOLE
-                + left_memory / (1 + pool.layout.memory[rows][fits])
-                + left_cpu / (1 + pool.layout.cpu[rows][fits]) / 16
+                left_free
+                + left_memory / (1 + layout.memory[rows])
+                + left_cpu / (1 + layout.cpu[rows]) / 16
             )
         if shape.gpus == 0:
-            score += GPU_NODE_WEIGHT * (pool.layout.gpu_count[rows][fits] > 0)
+            score += GPU_NODE_WEIGHT * (layout.gpu_count[rows] > 0)
         elif self._link_domains and shape.gpus > 1:
             score += LINK_WEIGHT * np.array(
-                [not self._in_one_domain(int(row), shape.gpus) for row in rows[fits]]
+                [not self._in_one_domain(int(row), shape.gpus) for row in rows]
             )
         # Rows that are alike shall not differ by how floats were rounded.
         scores[fits] = np.round(score, 9)
         return scores
+
+    def _before_and_after(
+        self, shape: Shape, rows: Ints, left_memory: Ints, left_cpu: Ints
+    ) -> tuple[Floats, Floats, Floats]:
+        """The measure on rows without a shape and with it, and the GPUs left free."""
+        pool, allowed = self.pool, self._allowed[rows]
+        free: Ints = pool.free[rows]
+        before = self.usual.fragmented(free, pool.memory[rows], pool.cpu[rows], allowed)
+        if shape.gpus == 0 or shape.milli == WHOLE:
+            free = np.asarray(_without(free, shape.gpus), np.int64)
+            after = self.usual.fragmented(free, left_memory, left_cpu, allowed)
+        else:
+            share = pool.layout.share(shape)[rows]
+            after = self._after_share(share, free, left_memory, left_cpu, allowed).min(axis=1)
+        return before, after, np.asarray(free.sum(axis=1) / WHOLE)
 
     def _after_share(
         self, share: Ints, free: Ints, memory: Ints, cpu: Ints, allowed: Bools

@@ -114,7 +114,7 @@ class Pool:
         self.cpu = layout.cpu.copy()
         self.free = layout.free.copy()
         """Thousandths free of each GPU, rows x GPUs; 0 where a row has fewer."""
-        self.full = layout.gpu_count.copy()
+        self.full: Ints = (self.free == WHOLE).sum(axis=1, dtype=np.int64)
         """GPUs of each row that are wholly free."""
         self.changes: list[int] = []
         """Every row that changed, in order: who remembers something about rows reads on here."""
