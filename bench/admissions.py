@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from bench.result import Result
 from dcloud_spawner.engines.base import AcceleratorFacts, NodeFacts
@@ -137,32 +137,32 @@ def _admissions(database: Database, goal: float) -> Result:
 
 
 def _give_back(database: Database, identifiers: list[str]) -> None:
-    now, lines = datetime.now(UTC), []
+    """The writes of a stop and of its confirmation, as ``lifecycle`` makes them, for a wave."""
+    now = datetime.now(UTC)
     with database.transaction() as connection:
-        for identifier in identifiers:
-            lines += _release(connection, identifier, now)
+        workloads.transition_all(
+            connection,
+            identifiers,
+            State.STOPPING,
+            come_from=(State.ADMITTED,),
+            stopping_at=now,
+            end_reason="stopped",
+        )
+        workloads.transition_all(
+            connection, identifiers, State.ENDED, come_from=(State.STOPPING,), ended_at=now
+        )
+        leases.close_leases(connection, identifiers, now)
+        released = workloads.get_all(connection, identifiers)
+        count_use(connection, released, now, HALF_LIFE_SECONDS)
+        lines = [
+            line
+            for found in released
+            for line in (
+                Line(BENCH, "workload.stop", found.id, detail={"reason": "stopped"}),
+                Line(BENCH, "workload.release", found.id, detail={"accelerators": found.gpus}),
+            )
+        ]
         events.note_all(connection, lines, at=now)
-
-
-def _release(connection: Connection, identifier: str, now: datetime) -> list[Line]:
-    """The writes of a stop and of its confirmation, as ``lifecycle`` makes them."""
-    workloads.transition(
-        connection,
-        identifier,
-        State.STOPPING,
-        come_from=(State.ADMITTED,),
-        stopping_at=now,
-        end_reason="stopped",
-    )
-    workloads.transition(
-        connection, identifier, State.ENDED, come_from=(State.STOPPING,), ended_at=now
-    )
-    count = leases.close_leases(connection, identifier, now)
-    count_use(connection, workloads.get(connection, identifier), now, HALF_LIFE_SECONDS)
-    return [
-        Line(BENCH, "workload.stop", identifier, detail={"reason": "stopped"}),
-        Line(BENCH, "workload.release", identifier, detail={"accelerators": count}),
-    ]
 
 
 def _long_queue(database: Database) -> dict[str, Result]:

@@ -276,10 +276,9 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
             **values,
         ):
             return False
-        count = leases.close_leases(connection, identifier, now)
-        count_use(
-            connection, workloads.get(connection, identifier), now, platform.half_life_seconds
-        )
+        count = leases.close_leases(connection, (identifier,), now)
+        released = workloads.get(connection, identifier)
+        count_use(connection, [released], now, platform.half_life_seconds)
         events.note(
             connection,
             SPAWNER,

@@ -6,7 +6,7 @@ line in the action log, and a pass after it. All functions block.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -95,34 +95,38 @@ def shares_of(
 
 
 def count_use(
-    connection: Connection, workload: Workload, now: datetime, half_life_seconds: float
+    connection: Connection, released: Sequence[Workload], now: datetime, half_life_seconds: float
 ) -> None:
-    """Add what a workload held, from its admission until now, to its user's row: the formula is
-    in ``scheduler.fairness``. Limits that were changed meanwhile count as they were at the end."""
-    if workload.admitted_at is None:
-        return
-    half_life = half_life_seconds
-    row = shares.find(connection, workload.user) or ShareRow(workload.user, 1.0, 0, 0, 0, now)
-    at = max(now, row.at)
-    had = fairness.faded(_amount(row), (at - row.at).total_seconds(), half_life)
-    had += fairness.held(
-        _rate(workload.gpus, workload.cpu_millicores, workload.memory_bytes),
-        workload.admitted_at.timestamp(),
-        now.timestamp(),
-        at.timestamp(),
-        half_life,
-    )
-    written = ShareRow(workload.user, row.weight, had.gpus, had.cpu_cores, had.memory_gib, at)
-    shares.write(connection, written)
+    """Add what workloads held, from admission until now, to the rows of their users: the formula
+    is in ``scheduler.fairness``. Limits that were changed meanwhile count as they were at the
+    end."""
+    rows = shares.find_all(connection, {workload.user for workload in released})
+    for workload in released:
+        if workload.admitted_at is None:
+            continue
+        row = rows.get(workload.user) or ShareRow(workload.user, 1.0, 0.0, 0.0, 0.0, now)
+        at = max(now, row.at)
+        age = (at - row.at).total_seconds()
+        had = fairness.faded(_amount(row), age, half_life_seconds) + fairness.held(
+            _rate(workload.gpus, workload.cpu_millicores, workload.memory_bytes),
+            workload.admitted_at.timestamp(),
+            now.timestamp(),
+            at.timestamp(),
+            half_life_seconds,
+        )
+        rows[workload.user] = ShareRow(
+            workload.user, row.weight, had.gpus, had.cpu_cores, had.memory_gib, at
+        )
+    shares.write_all(connection, rows.values())
 
 
 def _note_weight(connection: Connection, user: str, weight: float, now: datetime) -> None:
     row = shares.find(connection, user)
     if row is None:
-        shares.write(connection, ShareRow(user, weight, 0.0, 0.0, 0.0, now))
+        shares.write_all(connection, [ShareRow(user, weight, 0.0, 0.0, 0.0, now)])
     elif row.weight != weight:
         kept = (row.gpu_seconds, row.cpu_core_seconds, row.memory_gib_seconds)
-        shares.write(connection, ShareRow(user, weight, *kept, row.at))
+        shares.write_all(connection, [ShareRow(user, weight, *kept, row.at)])
 
 
 def _amount(row: ShareRow) -> Amount:

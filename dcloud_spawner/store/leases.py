@@ -23,11 +23,11 @@ def open_leases(connection: Connection, held: Collection[tuple[str, str]], at: d
         )
 
 
-def close_leases(connection: Connection, workload: str, at: datetime) -> int:
-    """End all open leases of a workload; returns how many there were."""
+def close_leases(connection: Connection, workloads: Collection[str], at: datetime) -> int:
+    """End all open leases of some workloads; returns how many there were."""
     result = connection.execute(
         update(leases)
-        .where(leases.c.workload == workload, leases.c.closed_at.is_(None))
+        .where(leases.c.workload.in_(workloads), leases.c.closed_at.is_(None))
         .values(closed_at=at)
     )
     return result.rowcount

@@ -5,11 +5,11 @@ The arithmetic of the decay is in :mod:`dcloud_spawner.scheduler.fairness`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from dcloud_spawner.store.schema import HOLDING, OPEN, shares, workloads
 
@@ -40,16 +40,30 @@ class HeldNow:
 
 def find(connection: Connection, user: str) -> ShareRow | None:
     """The row of a user."""
-    row = connection.execute(select(shares).where(shares.c.user == user)).one_or_none()
-    return ShareRow(**row._mapping) if row else None
+    return find_all(connection, (user,)).get(user)
 
 
-def write(connection: Connection, row: ShareRow) -> None:
-    """Write a user's row, new or not."""
-    values = asdict(row)
-    changed = connection.execute(update(shares).where(shares.c.user == row.user).values(**values))
-    if changed.rowcount == 0:
-        connection.execute(shares.insert().values(**values))
+def find_all(connection: Connection, users: Collection[str]) -> dict[str, ShareRow]:
+    """The rows of some users who have one, by name."""
+    rows = connection.execute(select(shares).where(shares.c.user.in_(users))).all()
+    return {row.user: ShareRow(**row._mapping) for row in rows}
+
+
+def write_all(connection: Connection, rows: Collection[ShareRow]) -> None:
+    """Write the rows of some users, new or not."""
+    known = find_all(connection, [row.user for row in rows])
+    changed = [
+        {**asdict(row), "of_user": row.user} for row in rows if known.get(row.user, row) != row
+    ]
+    if changed:
+        mine = update(shares).where(shares.c.user == bindparam("of_user"))
+        connection.execute(mine.values({name: bindparam(name) for name in _AMOUNTS}), changed)
+    new = [asdict(row) for row in rows if row.user not in known]
+    if new:
+        connection.execute(shares.insert(), new)
+
+
+_AMOUNTS = ("weight", "gpu_seconds", "cpu_core_seconds", "memory_gib_seconds", "at")
 
 
 def weights_of_active(connection: Connection, since: datetime) -> Mapping[str, float]:

@@ -153,6 +153,12 @@ def get(connection: Connection, identifier: str) -> Workload:
     )
 
 
+def get_all(connection: Connection, identifiers: Collection[str]) -> Sequence[Workload]:
+    """The workloads of some ids, in the order of submission."""
+    query = select(workloads).where(workloads.c.id.in_(identifiers)).order_by(workloads.c.sequence)
+    return [_workload(row) for row in connection.execute(query)]
+
+
 def find(connection: Connection, identifier: str) -> Workload | None:
     """The workload of an id, if there is one."""
     row = connection.execute(select(workloads).where(workloads.c.id == identifier)).one_or_none()
@@ -255,15 +261,28 @@ def transition(
     **values: object,
 ) -> bool:
     """Move to a state and set columns, if the workload is in one of ``come_from``."""
+    return transition_all(connection, (identifier,), to, come_from=come_from, **values) == 1
+
+
+def transition_all(
+    connection: Connection,
+    identifiers: Collection[str],
+    to: State,
+    *,
+    come_from: Collection[State],
+    **values: object,
+) -> int:
+    """Move each of some that is in one of ``come_from`` to a state, and set the same columns;
+    returns how many did."""
     result = connection.execute(
         update(workloads)
         .where(
-            workloads.c.id == identifier,
+            workloads.c.id.in_(identifiers),
             workloads.c.state.in_([state.value for state in come_from]),
         )
         .values(state=to.value, **values)
     )
-    return result.rowcount == 1
+    return result.rowcount
 
 
 def mark_launch(connection: Connection, identifier: str, until: datetime) -> bool:

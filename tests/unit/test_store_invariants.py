@@ -85,7 +85,7 @@ def test_a_closed_lease_cannot_be_opened_again_over_another(pool: Database) -> N
     alice, bob = ids(pool)
     with pool.transaction() as connection:
         lease(connection, alice, ["GPU-0"])
-        leases.close_leases(connection, alice, AT)
+        leases.close_leases(connection, [alice], AT)
         lease(connection, bob, ["GPU-0"])
     with pytest.raises(IntegrityError), pool.transaction() as connection:
         connection.execute(text("UPDATE leases SET closed_at = NULL"))
@@ -107,8 +107,8 @@ def test_an_accelerator_can_be_leased_again_once_it_is_released(pool: Database) 
         with pool.transaction() as connection:
             lease(connection, holder, ["GPU-0", "GPU-1"])
             assert leases.held_by(connection, holder) == ("GPU-0", "GPU-1")
-            assert leases.close_leases(connection, holder, AT) == 2
-            assert leases.close_leases(connection, holder, AT) == 0
+            assert leases.close_leases(connection, [holder], AT) == 2
+            assert leases.close_leases(connection, [holder], AT) == 0
     with pool.reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM leases")).scalar() == 6
 
