@@ -4,20 +4,18 @@ second opinion that counts names instead of planning, and the cases that once we
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcloud_spawner.scheduler.order import ordered
-from dcloud_spawner.scheduler.snapshot import Accelerator, Holding, Node, Request, Snapshot
+from dcloud_spawner.scheduler.snapshot import Accelerator, Node, Request, Snapshot
 from tests.planning import Outcome, plan_of, replay, running_after, starts
+from tests.reserving import every_start
 from tests.values import (
     AT,
     GIB,
-    choices,
     earliest,
     fits_in,
     gpus,
@@ -203,26 +201,10 @@ def test_nobody_is_left_waiting_who_fits_and_would_delay_nobody(pool: Snapshot) 
             assert not fits_in(pool, wish, running)
             continue
         if wish.parts > 1:
-            continue  # placed part by part: see guard
+            continue  # placed part by part, the best first: see docs of ``guard.spread``
         for begun in every_start(pool, wish, running):
             then = left_at([*running, begun], at, pool.at)
             assert not fits_in(pool, head, then)
-
-
-def every_start(pool: Snapshot, wish: Request, running: Sequence[Holding]) -> Iterator[Holding]:
-    """Every way in which a request could start now, whatever the planner thinks of it."""
-    for node in pool.nodes:
-        for free in choices(pool, wish, running, node):
-            for chosen in combinations(free, wish.gpus):
-                yield Holding(
-                    wish.id,
-                    wish.user,
-                    node,
-                    tuple(each.uuid for each in chosen),
-                    wish.memory_bytes,
-                    wish.cpu_millicores,
-                    pool.at + wish.limit_seconds,
-                )
 
 
 @EXAMPLES
