@@ -9,16 +9,23 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 
 from dcloud_spawner.forecasting import Forecaster
-from dcloud_spawner.live.pool import PoolState
+from dcloud_spawner.live.availability import Availability
+from dcloud_spawner.live.pool import PoolState, availability
 from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.scheduler.band import Band
+from dcloud_spawner.scheduler.schedule import ends_at
 from dcloud_spawner.store import nodes, reservations
 from dcloud_spawner.store.nodes import NodeRow
 from dcloud_spawner.store.reservations import Reservation
+from dcloud_spawner.store.schema import HOLDING
+from dcloud_spawner.store.workloads import Workload
+from hub_services.web.pages.chart import StepChart, step_chart
 from hub_services.web.viewer import Viewer
+from hub_services.web.waiting import waiting_rows
 
 PAST = timedelta(days=7)
 """How long reservations that are over are still listed."""
@@ -36,14 +43,42 @@ class Board:
     """By their start, those of the last days too."""
     band: Band | None
     """Free GPUs over the next day; None until it has been forecast for the first time."""
-    drawn: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)
+    drawn: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict, compare=False)
     """Pages that were drawn from it, by page and :meth:`stake`."""
+
+    @cached_property
+    def waiting(self) -> list[tuple[int | None, Workload]]:
+        """Everybody who waits with their place: the queue, then those on hold."""
+        return waiting_rows(self.state)
+
+    @cached_property
+    def holding(self) -> list[Workload]:
+        """Everything that holds something, what ends first at the latest first."""
+        at = self.state.at
+        return sorted(
+            (found for found in self.state.servers.values() if found.state in HOLDING),
+            key=lambda found: (ends_at(found, at) or at, found.sequence),
+        )
+
+    @cached_property
+    def users(self) -> frozenset[str]:
+        """Everybody who waits or holds something."""
+        return frozenset(workload.user for workload in self.state.servers.values())
+
+    @cached_property
+    def pool(self) -> Availability:
+        """What is free now."""
+        return availability(self.state, simulated=False, engine="")
+
+    @cached_property
+    def chart(self) -> StepChart | None:
+        """The forecast; None where there are no GPUs, or nobody has made it yet."""
+        return step_chart(self.band) if self.band is not None and self.band.models else None
 
     def stake(self, viewer: Viewer) -> str:
         """Viewers of the same stake are shown the same: all who have nothing here, and else
         each their own."""
-        users = {workload.user for workload in self.state.servers.values()}
-        named = viewer.administrator or any(viewer.owns(user) for user in users)
+        named = viewer.administrator or (viewer.person and viewer.name in self.users)
         concerned = any(found.is_for(viewer.name, viewer.groups) for found in self.reservations)
         return f"{viewer.administrator} {viewer.name}" if named or concerned else ""
 

@@ -19,12 +19,8 @@ from hub_services.web.api.models import (
     WorkloadView,
 )
 from hub_services.web.api.operation import Call, Nothing
-from hub_services.web.api.views import (
-    availability_view,
-    queue_row_view,
-    waiting_rows,
-    workload_view,
-)
+from hub_services.web.api.views import availability_view, queue_row_view, workload_view
+from hub_services.web.waiting import waiting_rows
 
 
 async def availability(call: Call[Nothing, Nothing]) -> AvailabilityView:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.live.pool import PoolState
-from dcloud_spawner.scheduler.admission import waiting_reasons
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.store.nodes import AcceleratorRow, NodeRow
 from dcloud_spawner.store.reservations import Reservation
@@ -21,6 +20,7 @@ from hub_services.web.api.models import (
     WorkloadView,
 )
 from hub_services.web.viewer import Viewer
+from hub_services.web.waiting import reasons_of
 
 
 def availability_view(found: Availability) -> AvailabilityView:
@@ -96,28 +96,6 @@ def workload_view(workload: Workload, state: PoolState) -> WorkloadView:
         end_reason=workload.end_reason,
         end_detail=workload.end_detail,
     )
-
-
-def reasons_of(workload: Workload, state: PoolState) -> tuple[str, ...]:
-    """Why it waits: what is short, and how much is ahead of it now."""
-    place = state.place_of(workload.id)
-    if place is None:
-        return ()
-    return waiting_reasons(" ".join(workload.reasons), place.ahead, place.gpus_ahead)
-
-
-def waiting_rows(state: PoolState) -> list[tuple[int | None, Workload]]:
-    """Everybody who waits with their place: the queue, then those on hold."""
-    placed: list[tuple[int | None, Workload]] = [
-        (found.place, found.workload) for found in state.queue
-    ]
-    held = [
-        workload
-        for workload in state.servers.values()
-        if workload.state is State.QUEUED and state.place_of(workload.id) is None
-    ]
-    held.sort(key=lambda workload: (workload.due_at, workload.sequence))
-    return placed + [(None, workload) for workload in held]
 
 
 def queue_row_view(

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from hub_services.web.board import Board
 from hub_services.web.pages.gpus import gpus_page
-from hub_services.web.pages.handlers import LivePage, Shown
+from hub_services.web.pages.handlers import LivePage
 from hub_services.web.pages.plan import plan_page
 from hub_services.web.pages.queue import queue_page
 from hub_services.web.pages.reservations import reservations_page
-from hub_services.web.service import Service
-from hub_services.web.viewer import Viewer
-
-
-def _queue(board: Board, viewer: Viewer, service: Service) -> Shown:
-    platform = service.platform
-    return queue_page(
-        board,
-        viewer,
-        simulated=platform.settings.simulated_gpus,
-        engine=platform.engine.name,
-    )
-
 
 PAGES = {
     page.name: page
@@ -29,8 +15,9 @@ PAGES = {
             "queue",
             "Queue",
             "Who waits and in which order, what is free, and when more will be.",
-            _queue,
-            "queue.html",
+            lambda board, viewer, service: queue_page(board, viewer),
+            "queue_figures.html",
+            parts=("queue_figures.html", "queue_waits.html", "queue_ahead.html", "queue_runs.html"),
         ),
         LivePage(
             "gpus",

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
-
 from dcloud_spawner.errors import NotAllowed, NotFound, UserError
-from dcloud_spawner.form.view import TEMPLATES as HUB_TEMPLATES
 from dcloud_spawner.live.stream import EventStream, Frames, frame
 from hub_services.web.board import Board
 from hub_services.web.handler import SAFE, Handler
+from hub_services.web.pages.templates import environment
 from hub_services.web.service import Service
 from hub_services.web.viewer import Viewer
 from hub_services.web.wiring import ADMINISTRATION_SCOPE
-
-TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 class Shown(Protocol):
@@ -41,17 +35,8 @@ class LivePage:
     template: str
     around: str = "live.html"
     administrators: bool = False
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), FileSystemLoader(HUB_TEMPLATES)]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    parts: tuple[str, ...] = ()
+    """Templates of the parts that change on their own; ``template`` is not used then."""
 
 
 class PageHandler(Handler):
@@ -80,15 +65,20 @@ class PageHandler(Handler):
             raise NotAllowed("Only administrators see this page.")
         return found
 
-    def draw(self, page: LivePage, board: Board) -> str:
-        """The middle of a page for this viewer."""
+    def draw(self, page: LivePage, board: Board) -> dict[str, str]:
+        """The middle of a page for this viewer, in its parts."""
         assert self.viewer is not None
         if page.administrators:  # they are few, and their pages show more than the board
-            return self.render_template(page.template, q=self.shown(page, board))
+            return self._draw(page, board)
         key = page.name, board.stake(self.viewer)
         if key not in board.drawn:
-            board.drawn[key] = self.render_template(page.template, q=self.shown(page, board))
+            board.drawn[key] = self._draw(page, board)
         return board.drawn[key]
+
+    def _draw(self, page: LivePage, board: Board) -> dict[str, str]:
+        shown = self.shown(page, board)
+        parts = page.parts or (page.template,)
+        return {part: self.render_template(part, q=shown) for part in parts}
 
     def shown(self, page: LivePage, board: Board) -> Shown:
         """What a page shows to this viewer."""
@@ -97,7 +87,7 @@ class PageHandler(Handler):
 
     def render_template(self, template: str, **values: object) -> str:
         """A template with what all of them need."""
-        return _environment().get_template(template).render(**self._common(), **values)
+        return environment().get_template(template).render(**self._common(), **values)
 
     def _common(self) -> dict[str, object]:
         service, viewer = self.service, self.viewer
@@ -141,7 +131,7 @@ class ShowPage(PageHandler):
                     for other in self.pages.values()
                     if self.viewer.administrator or not other.administrators
                 ],
-                fragment=self.draw(page, board),
+                fragment="".join(self.draw(page, board).values()),
                 q=self.shown(page, board),
                 models=tuple(sorted({row.model for row in board.state.accelerators.values()})),
                 xsrf=self.xsrf_token.decode(),
@@ -164,7 +154,7 @@ class PageEvents(EventStream, PageHandler):
 
         async def compose() -> Frames:
             board = await self.service.board.current()
-            return {"page": frame("page", self.draw(page, board))}
+            return {part: frame("page", html) for part, html in self.draw(page, board).items()}
 
         await self.follow(compose, self.service.board.changed)
 

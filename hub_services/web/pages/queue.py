@@ -7,16 +7,16 @@ from datetime import datetime, timedelta
 
 from dcloud_spawner.form.words import count_words, gpus_words, length_words
 from dcloud_spawner.live.availability import ModelAvailability
-from dcloud_spawner.live.pool import PoolState, availability
+from dcloud_spawner.live.pool import PoolState
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.store.listing import Record
 from dcloud_spawner.store.reservations import OPEN_RESERVATIONS
-from dcloud_spawner.store.schema import HOLDING, State
+from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
-from hub_services.web.api.views import reasons_of, waiting_rows
 from hub_services.web.board import Board
-from hub_services.web.pages.chart import StepChart, step_chart
+from hub_services.web.pages.chart import StepChart
 from hub_services.web.viewer import Viewer
+from hub_services.web.waiting import reasons_of
 
 SHOWN = 100
 """Rows of others; one's own are always there."""
@@ -87,6 +87,16 @@ class ReservedTime:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """The next day."""
+
+    chart: StepChart | None
+    reserved: tuple[ReservedTime, ...]
+    """What is kept for somebody, soonest first."""
+    gpus: int
+
+
+@dataclass(frozen=True)
 class QueuePage:
     """Everything on it."""
 
@@ -103,10 +113,7 @@ class QueuePage:
     running: tuple[RunningRow, ...]
     running_hidden: int
     record: Record
-    chart: StepChart | None
-    """None where there are no GPUs, or nobody has forecast yet."""
-    reserved: tuple[ReservedTime, ...]
-    """What is taken off in the chart, soonest first."""
+    ahead: Ahead
     tab: str
     news: str
     """What is said aloud when it changes."""
@@ -117,45 +124,41 @@ class QueuePage:
         return next((row for row in self.waiting if row.mine), None)
 
 
-def queue_page(board: Board, viewer: Viewer, *, simulated: bool, engine: str) -> QueuePage:
+def queue_page(board: Board, viewer: Viewer) -> QueuePage:
     """The page for one viewer."""
-    state = board.state
-    found = availability(state, simulated=simulated, engine=engine)
-    rows = waiting_rows(state)
-    listed = [
-        (place, workload)
-        for number, (place, workload) in enumerate(rows)
-        if number < SHOWN or viewer.owns(workload.user)
-    ]
-    waiting = tuple(_waiting(workload, state, viewer) for _, workload in listed)
-    holding = sorted(
-        (workload for workload in state.servers.values() if workload.state in HOLDING),
-        key=lambda workload: (ends_at(workload, state.at) or state.at, workload.sequence),
-    )
-    shown = [
-        workload
-        for number, workload in enumerate(holding)
-        if number < SHOWN or viewer.owns(workload.user)
-    ]
+    state, rows, holding = board.state, board.waiting, board.holding
+    listed = [workload for _, workload in rows[:SHOWN]]
+    shown = holding[:SHOWN]
+    if viewer.name in board.users:
+        listed += [workload for _, workload in rows[SHOWN:] if viewer.owns(workload.user)]
+        shown += [workload for workload in holding[SHOWN:] if viewer.owns(workload.user)]
+    waiting = tuple(_waiting(workload, state, viewer) for workload in listed)
+    models = board.pool.models
     first = min((workload.submitted_at for _, workload in rows), default=None)
+    total = sum(model.total for model in models)
     return QueuePage(
         viewer=viewer,
-        models=found.models,
-        free=sum(model.free for model in found.models),
-        total=sum(model.total for model in found.models),
-        out=sum(model.unhealthy for model in found.models),
+        models=models,
+        free=sum(model.free for model in models),
+        total=total,
+        out=sum(model.unhealthy for model in models),
         waiting=waiting,
         hidden=len(rows) - len(listed),
         length=len(rows),
-        longest_wait=length_words((state.at - first).total_seconds()) if first else "",
+        longest_wait=_ago(first, state.at) if first else "",
         running=tuple(_running(workload, board, viewer) for workload in shown),
         running_hidden=len(holding) - len(shown),
-        record=board.state.record,
-        reserved=_reserved(board),
-        chart=step_chart(board.band) if board.band and board.band.models else None,
+        record=state.record,
+        ahead=Ahead(board.chart, _reserved(board), total),
         tab=_tab(waiting),
         news=_news(waiting),
     )
+
+
+def _ago(then: datetime, now: datetime) -> str:
+    """A length in minutes: seconds would make another page every second."""
+    seconds = (now - then).total_seconds()
+    return length_words(seconds) if seconds >= 60 else "under a minute"
 
 
 def who(workload: Workload, viewer: Viewer) -> str:
@@ -206,7 +209,7 @@ def _waiting(workload: Workload, state: PoolState, viewer: Viewer) -> WaitingRow
         tier=workload.tier,
         why_due=_why_due(workload),
         submitted_at=workload.submitted_at,
-        waits=length_words((state.at - workload.submitted_at).total_seconds()),
+        waits=_ago(workload.submitted_at, state.at),
         expected_from=workload.expected_from,
         expected_to=workload.expected_to,
         latest_at=workload.latest_start_at,

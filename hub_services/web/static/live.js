@@ -8,9 +8,9 @@ const live = by("l-live"), away = by("l-away");
 let heard = Date.now(), news = "";
 
 function title() {
-  const tab = live.firstElementChild?.dataset.tab;
+  const told = live.querySelector("[data-tab]")?.dataset, tab = told?.tab;
   if (tab) document.title = `${tab} · DCloud`;
-  const now = live.firstElementChild?.dataset.news ?? "";
+  const now = told?.news ?? "";
   if (now !== news) say(by("l-news"), now);
   news = now;
 }
@@ -25,15 +25,29 @@ function remember() {
   return () => { if (selector) live.querySelector(selector)?.focus({ preventScroll: true }); };
 }
 
+/** A part in the place of the one of its name, or the whole middle where it has none. */
+function put(fresh) {
+  const part = fresh.firstElementChild?.dataset.part;
+  const old = part && live.querySelector(`:scope > [data-part="${part}"]`);
+  const nodes = [...document.importNode(fresh, true).childNodes];
+  const next = old ? nodes.find((node) => node.dataset?.part === part) : live;
+  if (old) old.replaceWith(next);
+  else live.replaceChildren(...nodes);
+  return next;
+}
+
 function take(html) {
-  const open = Boolean(live.querySelector("details[open]"));
-  const scrolled = [...live.querySelectorAll(".table-responsive")].map((table) => table.scrollLeft);
   const back = remember();
-  const fresh = new DOMParser().parseFromString(html, "text/html");
-  live.replaceChildren(...document.importNode(fresh.body, true).childNodes);
-  if (open) live.querySelector("details")?.setAttribute("open", "");
-  live.querySelectorAll(".table-responsive").forEach((table, i) => { table.scrollLeft = scrolled[i] ?? 0; });
-  localTimes(live);
+  const fresh = new DOMParser().parseFromString(html, "text/html").body;
+  const tables = [...live.querySelectorAll(".table-responsive")].map((table) => [table.getAttribute("aria-label"), table.scrollLeft]);
+  const open = Boolean(live.querySelector("details[open]"));
+  const next = put(fresh);
+  if (open) next.querySelector("details")?.setAttribute("open", "");
+  for (const [name, left] of tables) {
+    const table = left && next.querySelector(`.table-responsive[aria-label="${CSS.escape(name)}"]`);
+    if (table) table.scrollLeft = left;
+  }
+  localTimes(next);
   title();
   back();
 }

@@ -1,0 +1,37 @@
+"""The templates, and drawings that are kept: most rows are the same for everybody who looks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import cache, lru_cache
+from pathlib import Path
+
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from dcloud_spawner.form.view import TEMPLATES as HUB_TEMPLATES
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+KEPT = 8192
+"""Drawings of rows."""
+
+
+@cache
+def environment() -> Environment:
+    """Our templates, and the parts of the hub's that both have: the bar, icons, times."""
+    made = Environment(
+        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), FileSystemLoader(HUB_TEMPLATES)]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["drawn"] = drawn
+    return made
+
+
+@lru_cache(KEPT)
+def drawn(template: str, row: Hashable, *more: Hashable) -> Markup:
+    """A part that depends on nothing but ``row`` and ``more``; in templates ``drawn(...)``."""
+    return Markup(environment().get_template(template).render(row=row, more=more))
