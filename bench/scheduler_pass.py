@@ -1,7 +1,8 @@
 """One scheduling pass through the real store, at 10, 100 and 1,000 open workloads.
 
 The peer is an empty write transaction on the same database in the same run: what any change
-of state costs there at least.
+of state costs there at least. Beside them one pass over very much, without the store: see
+``large_pass``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import large_pass
 from bench.result import Result, paired
 from dcloud_spawner.engines.base import AcceleratorFacts, NodeFacts
 from dcloud_spawner.scheduler.schedule import GIB, Capacity, schedule
@@ -69,7 +71,7 @@ def _milliseconds(action: Callable[[], object]) -> float:
 
 def measure() -> dict[str, Result]:
     """Time passes that find the queue as the pass before left it, the common case."""
-    results = {}
+    results: dict[str, Result] = {}
     capacity = Capacity(reserve_memory_bytes=0, cpu_overcommit=1)
     for size in (10, 100, 1000):
         folder = Path(tempfile.mkdtemp(prefix="dcloud-bench-"))
@@ -93,4 +95,4 @@ def measure() -> dict[str, Result]:
         results[f"scheduler_pass_{size}"] = paired(
             ours, peers, "ms", "an empty write transaction on the same SQLite"
         )
-    return results
+    return results | large_pass.measure()
