@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from dcloud_spawner.live.pool import PoolState, read_pool
@@ -41,6 +42,8 @@ class PoolWatch:
         """Called on the event loop after each reading."""
         self.prepare: list[Callable[[PoolState], None]] = []
         """Called in the reading's thread before it is told to anybody: for what takes time."""
+        self._took = 0.0
+        """Seconds of a core that the last reading took."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
@@ -125,9 +128,11 @@ class PoolWatch:
         return self.state
 
     def _read_and_prepare(self) -> PoolState:
+        began = time.thread_time()
         state = read_pool(self._platform, self.state)
         for prepare in self.prepare:
             prepare(state)
+        self._took = time.thread_time() - began
         return state
 
     async def _head(self) -> int:
@@ -139,7 +144,7 @@ class PoolWatch:
 
     async def _refresh_forever(self) -> None:
         loop = asyncio.get_running_loop()
-        last, took = 0.0, 0.0
+        last = 0.0
         while True:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -152,11 +157,9 @@ class PoolWatch:
             try:
                 old = loop.time() - last >= REFRESH_SECONDS
                 if nudged or old or await self._head() != self.state.head:
-                    began = loop.time()
                     await self.refresh()
                     last = loop.time()
-                    took = last - began
             except Exception:
                 log.exception("Cannot read the pool; the pages keep the last reading.")
-            # A pool of thousands takes long to read: at most half the time goes into it.
-            await asyncio.sleep(min(took, REFRESH_SECONDS))
+            # A pool of thousands takes long to read: at most half of a core goes into it.
+            await asyncio.sleep(min(self._took, REFRESH_SECONDS))

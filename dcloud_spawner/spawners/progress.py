@@ -6,7 +6,7 @@ Nothing here asks the database: a thousand open pages cost one reading a change.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -96,8 +96,15 @@ class SpawnerProgress(HubSpawner):
         """Find what would start instead of what is looked at. Blocks."""
         for place in state.queue:
             if place.workload.id in cls.watched:
-                profile = cls.platform.profiles.current().get(place.workload.profile)
-                instead_of(place, profile, state)
+                instead_of(place, cls._profile(place.workload, state), state)
+
+    @classmethod
+    def _profile(cls, workload: Workload, state: PoolState) -> Profile | None:
+        """The profile of a workload; the files are looked at once a reading."""
+        known = state.memo.get("profiles")
+        if known is None:
+            known = state.memo["profiles"] = cls.platform.profiles.current()
+        return cast("Mapping[str, Profile]", known).get(workload.profile)
 
     def waiting_view(self) -> dict[str, Any] | None:
         """The present event as the server draws it, None when nothing waits or starts."""
@@ -133,7 +140,7 @@ class SpawnerProgress(HubSpawner):
         place = state.place_of(workload.id)
         gpus = state.held.get(workload.id, ())
         queue = (place.place, place.gpus_ahead, len(state.queue)) if place else len(state.queue)
-        profile = self.platform.profiles.current().get(workload.profile)
+        profile = self._profile(workload, state)
         instead = instead_of(place, profile, state) if place else ()
         meanwhile = self._meanwhile(workload) if workload.state is State.QUEUED else None
         key = (
@@ -159,7 +166,7 @@ class SpawnerProgress(HubSpawner):
     ) -> dict[str, Any]:
         stage = self._stage(workload)
         queued = stage == "queue"
-        profile = self.platform.profiles.current().get(workload.profile)
+        profile = self._profile(workload, state)
         event: dict[str, Any] = {
             "progress": PROGRESS[stage],
             "message": _message(stage, workload, place, len(state.queue)),
