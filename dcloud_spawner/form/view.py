@@ -129,7 +129,7 @@ def live_data(view: SpawnFormView) -> dict[str, object]:
             # What is free together: GPUs by model, memory in bytes, thousandths of a core.
             "room": None
             if pool.room is None
-            else [[dict(n.gpus), n.memory_bytes, n.cpu_millicores] for n in pool.room],
+            else [[dict(n.counts), n.memory_bytes, n.cpu_millicores] for n in pool.room],
             "memory": f"{figure(pool.memory_free_gib)} GiB free",
             "cpus": f"{figure(pool.cpus_free)} free",
             "queue": queue_text(pool.queue_length),

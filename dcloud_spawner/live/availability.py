@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dcloud_spawner.live.outlook import Expected, Wish, no_forecast
-from dcloud_spawner.live.room import NodeFree
+from dcloud_spawner.scheduler.free import FreeNode
 
 GIB = 2**30
 
@@ -69,7 +69,7 @@ class Availability:
     """When it was taken, aware UTC."""
     simulated: bool
     engine: str
-    room: tuple[NodeFree, ...] | None = None
+    room: tuple[FreeNode, ...] | None = None
     """What is free together; None where only the sums are known."""
     starts_now: Callable[[Wish], bool] = always
     """Whether the policy would start a wish that fits, for it must delay nobody."""

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.live.outlook import Chances, Expected, no_forecast
-from dcloud_spawner.live.room import NodeFree, free_of_nodes, openings
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.scheduler.free import FreeNode, free_now, openings
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.schedule import GIB, take_snapshot
 from dcloud_spawner.scheduler.snapshot import Snapshot
@@ -63,9 +63,9 @@ class PoolState:
     snapshot: Snapshot
     head: int = 0
     """Sequence of the action log's last row: who finds another one there has to read anew."""
-    free: tuple[NodeFree, ...] = ()
+    free: tuple[FreeNode, ...] = ()
     """What each node that takes work has free."""
-    room: tuple[NodeFree, ...] = ()
+    room: tuple[FreeNode, ...] = ()
     """The same without what another node has too."""
     accelerators: Mapping[str, AcceleratorRow] = field(default_factory=dict)
     held: Mapping[str, tuple[AcceleratorRow, ...]] = field(default_factory=dict)
@@ -124,7 +124,7 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
             if home.size_bytes is not None
         }
     queue = places_of(snapshot, open_workloads)
-    free = free_of_nodes(snapshot)
+    free = tuple(free_now(snapshot).values())
     return PoolState(
         at=now,
         snapshot=snapshot,
@@ -166,7 +166,7 @@ def availability(
     models = []
     for model in sorted({row.model for row in state.accelerators.values()}):
         rows = [row for row in state.accelerators.values() if row.model == model]
-        per_node = [node.gpus.get(model, 0) for node in free]
+        per_node = [node.count(model) for node in free]
         totals = Counter(row.node for row in rows)
         models.append(
             ModelAvailability(

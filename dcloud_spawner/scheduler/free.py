@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dcloud_spawner.scheduler.snapshot import WHOLE, Accelerator, Shape, Snapshot
+
+MOST_OPENINGS = 100
+"""So many kinds of room are told to a page; who fits only into another one reads "waits"."""
+
+
+class Asks(Protocol):
+    """What decides where something that nobody has asked for yet would fit, on one node."""
+
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def gpu_model(self) -> str | None: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def cpu_millicores(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -33,6 +50,28 @@ class FreeNode:
             and self.memory_bytes >= shape.memory_bytes
             and shape.labels <= self.labels
             and (shape.gpus == 0 or self._has(shape))
+        )
+
+    def holds(self, wish: Asks) -> bool:
+        """Whether a wish for whole GPUs of one model fits here now."""
+        return self.fits(
+            Shape(
+                wish.gpus,
+                WHOLE,
+                wish.gpu_model,
+                wish.memory_bytes,
+                wish.cpu_millicores,
+                1,
+                frozenset(),
+            )
+        )
+
+    def covers(self, other: FreeNode) -> bool:
+        """Whether every wish that fits on the other one fits here."""
+        return (
+            self.memory_bytes >= other.memory_bytes
+            and self.cpu_millicores >= other.cpu_millicores
+            and all(self.counts.get(model, 0) >= count for model, count in other.counts.items())
         )
 
     def _has(self, shape: Shape) -> bool:
@@ -75,3 +114,19 @@ def fits(free: Mapping[str, FreeNode], shape: Shape) -> bool:
         if found >= shape.parts:
             return True
     return False
+
+
+def openings(nodes: Iterable[FreeNode]) -> tuple[FreeNode, ...]:
+    """The kinds of room: nodes whose free resources no other node has too. A wish fits
+    somewhere exactly when it fits into one of these."""
+    kept: list[FreeNode] = []
+    for node in sorted(nodes, key=_size, reverse=True):
+        if len(kept) == MOST_OPENINGS:
+            break
+        if not any(other.covers(node) for other in kept):
+            kept.append(node)
+    return tuple(kept)
+
+
+def _size(node: FreeNode) -> tuple[int, int, int, str]:
+    return (sum(node.counts.values()), node.memory_bytes, node.cpu_millicores, node.name)

@@ -17,10 +17,10 @@ from tornado.netutil import bind_sockets
 from dcloud_spawner import queueing
 from dcloud_spawner.live.outlook import Wish
 from dcloud_spawner.live.pool import read_pool
-from dcloud_spawner.live.room import free_of_nodes, openings
 from dcloud_spawner.live.stream import EventStream, Frames, frame
 from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
+from dcloud_spawner.scheduler.free import free_now, openings
 from dcloud_spawner.scheduler.snapshot import Snapshot
 from tests.memory_engine import MemoryEngine
 from tests.platforms import ALICE, opened, settings_for, submit
@@ -83,7 +83,7 @@ def test_what_starts_now_delays_nobody_who_waits(platform: Platform) -> None:
 def test_a_wish_fits_on_a_node_exactly_when_it_fits_into_an_opening(
     pool: Snapshot, gpus: int, gib: int, cores: int
 ) -> None:
-    free = free_of_nodes(pool)
+    free = tuple(free_now(pool).values())
     for model in (None, "A100", "H100"):
         asked = Wish(gpus, model, gib * GIB, cores * 1000, 3600)
         assert any(node.holds(asked) for node in free) == any(
