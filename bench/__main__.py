@@ -9,10 +9,11 @@ import json
 import sys
 from pathlib import Path
 
-from bench import cold_start, openb, scheduler_pass, traces
+from bench import cold_start, forecast, openb, scheduler_pass, traces
 
 BENCHES = {
     "cold_start": cold_start.measure,
+    "forecast": forecast.measure,
     "openb": openb.measure,
     "scheduler_pass": scheduler_pass.measure,
     "traces": traces.measure,

@@ -28,13 +28,18 @@ from dcloud_spawner.scheduler.forecast import Expectation, Forecast, History
 from dcloud_spawner.scheduler.runtimes import Ended, RunTimes
 from dcloud_spawner.scheduler.schedule import take_snapshot
 from dcloud_spawner.store import forecasts
-from dcloud_spawner.store.forecasts import Kept, Shown
+from dcloud_spawner.store.forecasts import Arrival, Kept, Shown
+
+LENGTHS = 5000
+"""So many ends are the record of how long work lasts. Few of them are of long work, and what runs
+now is compared with those that ran at least as long: with 1000 the forecast is clearly worse."""
 
 RECORD = 1000
-"""So many ends, arrivals and outcomes are the recent past."""
+"""So many arrivals and outcomes of forecasts are the recent past."""
 
 RECENT = timedelta(days=1)
-"""Who came in this time comes again."""
+LATELY = timedelta(hours=3)
+"""Who came in these times comes again."""
 
 AT_LEAST = timedelta(hours=1)
 """A shorter time says nothing about how many come."""
@@ -137,32 +142,35 @@ def _wish(forecast: Forecast, wish: Wish) -> Range | None:
 def read_history(connection: Connection, now: datetime) -> History:
     """The recent past."""
     arrivals = forecasts.arrivals_since(connection, now - RECENT, RECORD)
-    span = RECENT
-    if arrivals:
+    known_since = now - RECENT
+    if len(arrivals) == RECORD or not forecasts.anything_before(connection, known_since):
         # In a deployment younger than that, or a busy one, the oldest of them tells the span.
-        full = len(arrivals) == RECORD or not forecasts.anything_before(connection, now - RECENT)
-        span = max(AT_LEAST, now - arrivals[-1].at) if full else RECENT
+        known_since = min((found.at for found in arrivals), default=now)
     return History(
         RunTimes(
             Ended(found.gpus, found.limit_seconds, found.ran_seconds)
-            for found in forecasts.last_lengths(connection, RECORD)
+            for found in forecasts.last_lengths(connection, LENGTHS)
         ),
-        Mix(
-            [
-                Asked(
-                    found.gpus,
-                    found.gpu_model,
-                    found.memory_bytes,
-                    found.cpu_millicores,
-                    found.limit_seconds,
-                    found.tier,
-                )
-                for found in arrivals
-            ],
-            span.total_seconds(),
-        ),
+        _mix(arrivals, now, max(now - RECENT, known_since)),
+        _mix(arrivals, now, max(now - LATELY, known_since)),
         Calibration([_outcome(kept, now) for kept in forecasts.last_kept(connection, RECORD)]),
     )
+
+
+def _mix(arrivals: Sequence[Arrival], now: datetime, since: datetime) -> Mix:
+    asked = [
+        Asked(
+            found.gpus,
+            found.gpu_model,
+            found.memory_bytes,
+            found.cpu_millicores,
+            found.limit_seconds,
+            found.tier,
+        )
+        for found in arrivals
+        if found.at >= since
+    ]
+    return Mix(asked, max(AT_LEAST, now - since).total_seconds())
 
 
 def _outcome(kept: Kept, now: datetime) -> Outcome:

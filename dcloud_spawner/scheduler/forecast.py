@@ -24,9 +24,6 @@ from dcloud_spawner.scheduler.snapshot import NEVER, Request, Reservation, Snaps
 FORECAST_LIMIT = 200
 """Places in the queue that get a time; behind them nobody could trust it."""
 
-COURSES = 2
-"""So many times the future is played; the forecast is the mean."""
-
 MOST_EVENTS = 4000
 """After so many ends and arrivals a course stops: who waits still then has no time."""
 
@@ -40,6 +37,9 @@ class History:
 
     times: RunTimes = field(default_factory=RunTimes)
     mix: Mix = field(default_factory=Mix)
+    """Who came in the last day."""
+    lately: Mix = field(default_factory=Mix)
+    """Who came in the last hours: people come in bursts."""
     calibration: Calibration = field(default_factory=Calibration)
 
 
@@ -145,8 +145,10 @@ class Forecast:
         *,
         until: float = NEVER,
         look: Callable[[Replay, float], None] | None = None,
+        mix: Mix | None = None,
     ) -> dict[str, float]:
         """Play one of several courses of the future; see :func:`expected_starts`."""
+        coming = mix or self.history.mix
         times = self.history.times
         return expected_starts(
             self.occupancy,
@@ -155,10 +157,30 @@ class Forecast:
             times,
             self.reservations,
             quantile=spread_out(number, of),
-            arrivals=self.history.mix.arrivals(self.now, times, self.policy, number),
+            arrivals=coming.arrivals(self.now, times, self.policy, number),
             wanted=wanted,
             until=until,
             look=look,
+        )
+
+    def _courses(
+        self, queue: Sequence[Request], wanted: Collection[str]
+    ) -> tuple[dict[str, float], ...]:
+        """Three guesses that err differently, so that their mean is better than each: everything
+        lasts as usual and nobody comes; as many come as in the last day, or as in the last
+        hours, and what is short in one of these is long in the other."""
+        plain = expected_starts(
+            self.occupancy,
+            queue,
+            self.now,
+            self.history.times,
+            self.reservations,
+            wanted=wanted,
+        )
+        return (
+            plain,
+            self.course(0, 2, queue, wanted),
+            self.course(1, 2, queue, wanted, mix=self.history.lately),
         )
 
     def _expected(
@@ -166,11 +188,11 @@ class Forecast:
     ) -> dict[str, Expectation]:
         if not wanted:
             return {}
-        courses = [self.course(number, COURSES, queue, wanted) for number in range(COURSES)]
+        courses = self._courses(queue, wanted)
         expected = {}
         for identifier in wanted:
             starts = [course[identifier] for course in courses if identifier in course]
-            if len(starts) < COURSES:
+            if len(starts) < len(courses):
                 continue
             wait = sum(starts) / len(starts) - self.now
             spread = self.history.calibration.spread(wait)
