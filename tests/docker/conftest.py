@@ -114,7 +114,7 @@ def _all_in_order(deployment: Deployment) -> None:
     with platform.database.reading() as connection:
         assert not leases.holders(connection)
         assert not list(events.verify(connection))
-    for program in ("hub", "controller"):
+    for program in ("hub", "controller", "web"):
         log = deployment.log(program)
         for fault in FAULTS:
             assert fault not in log, log[max(0, log.index(fault) - 500) :][:4000]
