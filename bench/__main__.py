@@ -9,11 +9,12 @@ import json
 import sys
 from pathlib import Path
 
-from bench import cold_start, forecast, openb, scheduler_pass, traces
+from bench import cold_start, forecast, handover, openb, scheduler_pass, traces
 
 BENCHES = {
     "cold_start": cold_start.measure,
     "forecast": forecast.measure,
+    "handover": handover.measure,
     "openb": openb.measure,
     "scheduler_pass": scheduler_pass.measure,
     "traces": traces.measure,
