@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, delete, func, or_, select
 
-from dcloud_spawner.store.schema import State, leases, workloads
+from dcloud_spawner.store.schema import State, leases, shares, workloads
 from dcloud_spawner.store.workloads import Workload
 
 
@@ -46,3 +46,19 @@ def leases_since(connection: Connection, since: datetime) -> Sequence[Lease]:
         .order_by(leases.c.accelerator, leases.c.id)
     )
     return [Lease(**row._mapping) for row in rows]
+
+
+def forget_people(connection: Connection, users: Collection[str]) -> int:
+    """Remove the ended workloads of people who never were, with their leases, and what counts
+    as had by them; returns how many workloads. For simulated people alone: what is real stays,
+    and the action log keeps everything."""
+    ended = select(workloads.c.id).where(
+        workloads.c.user.in_(users), workloads.c.state == State.ENDED.value
+    )
+    connection.execute(delete(leases).where(leases.c.workload.in_(ended)))
+    removed = connection.execute(delete(workloads).where(workloads.c.id.in_(ended))).rowcount
+    still_open = select(workloads.c.user).where(workloads.c.user.in_(users))
+    connection.execute(
+        delete(shares).where(shares.c.user.in_(users), shares.c.user.not_in(still_open))
+    )
+    return removed

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from dcloud_spawner.errors import Unavailable
+from dcloud_spawner.errors import Conflict, Unavailable
 from dcloud_spawner.platform import Platform
 from hub_services.cli.deployment import Deployment
 from hub_services.cli.processes import loopback
@@ -49,16 +49,22 @@ def run(
         for sentence in bounds.sentences:
             console.print(f"  {sentence}", highlight=False)
         wanted = Wanted(users, minutes * 60, seed, cli_actor())
-        outcome = asyncio.run(
-            run_load_test(
-                platform,
-                _url(deployment),
-                wanted,
-                bounds,
-                lambda text: console.print(f"  {text}", highlight=False),
-                TerminalView(console),
+        try:
+            outcome = asyncio.run(
+                run_load_test(
+                    platform,
+                    _url(deployment),
+                    wanted,
+                    bounds,
+                    lambda text: console.print(f"  {text}", highlight=False),
+                    TerminalView(console),
+                )
             )
-        )
+        except asyncio.CancelledError:
+            raise Conflict(
+                "Ended before everything was tidied up.",
+                hint="`dcloud loadtest --clean` removes what is left.",
+            ) from None
     found = figures(outcome)
     where = report or folder(deployment.state) / f"{outcome.began_at:%Y-%m-%d-%H%M%S}"
     page = write(found, where)

@@ -10,12 +10,14 @@ from typing import TypeVar
 
 from dcloud_spawner import lifecycle, user_homes
 from dcloud_spawner.errors import Conflict, EngineError
-from dcloud_spawner.platform import Platform
-from dcloud_spawner.store import homes, workloads
+from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.store import events, homes, workloads
 from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.history import forget_people
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.loadtest.hub import HubApi
+from hub_services.loadtest.names import Run
 
 AT_ONCE = 6
 STOP_SECONDS = 30.0
@@ -68,6 +70,20 @@ class Broom:
         self.say("deleting homes")
         left.homes = await self._purge_homes(set(names))
         return left
+
+    def forget(self, run: Run) -> None:
+        """Take the run out of the history, so that no forecast, fair share or what-if counts it.
+        Blocks."""
+        with self.platform.database.transaction() as connection:
+            removed = forget_people(connection, run.names)
+            events.note(
+                connection,
+                self.actor,
+                "loadtest.forget",
+                run.id,
+                at=utc_now(),
+                detail={"users": run.users, "workloads": removed},
+            )
 
     def _open(self, names: Collection[str]) -> list[Workload]:
         with self.platform.database.reading() as connection:

@@ -70,23 +70,31 @@ async def run_load_test(
         run = note_run(platform.settings.state, wanted.users, began)
         outcome = Outcome(wanted, bounds, run, began, journal)
         broom = Broom(platform, hub, token, wanted.actor, say)
-        try:
-            say(f"making {wanted.users} users")
-            tokens = await _make_people(hub, run, token, wanted.seconds + TIDY_SECONDS)
-            journal.restart()
-            outcome.began_at = utc_now()
-            await _live(platform, outcome, hub, tokens, view)
-        finally:
-            outcome.ended_at = utc_now()
-            outcome.rows = await platform.in_database_thread(_rows, platform, outcome)
-            outcome.left = await broom.sweep(run.names)
-            await hub.close()
-            if not outcome.left.sentence():
-                forget_run(platform.settings.state, run)
-        outcome.leases = await platform.in_database_thread(
-            check_leases, platform, outcome.began_at, journal
-        )
+        shared = Shared(hub, journal, asyncio.Semaphore(bounds.cpu_places))
+        with _ending_on_signals(shared, outcome, say):
+            try:
+                say(f"making {wanted.users} users")
+                tokens = await _make_people(hub, run, token, wanted.seconds + TIDY_SECONDS)
+                journal.restart()
+                outcome.began_at = utc_now()
+                await _live(platform, outcome, shared, tokens, view)
+            finally:
+                shared.closing.set()
+                outcome.ended_at = utc_now()
+                outcome.rows = await platform.in_database_thread(_rows, platform, outcome)
+                outcome.left = await broom.sweep(run.names)
+                await hub.close()
+                outcome.leases = await platform.in_database_thread(
+                    check_leases, platform, outcome.began_at, journal
+                )
+                await _forget(platform, broom, run, outcome.left)
     return outcome
+
+
+async def _forget(platform: Platform, broom: Broom, run: Run, left: Left) -> None:
+    await platform.in_database_thread(broom.forget, run)
+    if not left.sentence():
+        forget_run(platform.settings.state, run)
 
 
 async def clean(platform: Platform, url: str, actor: Actor, say: Say) -> Left:
@@ -96,10 +104,10 @@ async def clean(platform: Platform, url: str, actor: Actor, say: Say) -> Left:
         say(f"run {run.id}, {run.users} users")
         hub = HubApi(url, Journal())
         with service_token(platform.settings.hub_store_url, TIDY_SECONDS) as token:
-            found = await Broom(platform, hub, token, actor, say).sweep(run.names)
+            broom = Broom(platform, hub, token, actor, say)
+            found = await broom.sweep(run.names)
         await hub.close()
-        if not found.sentence():
-            forget_run(platform.settings.state, run)
+        await _forget(platform, broom, run, found)
         left.servers += found.servers
         left.users += found.users
         left.homes += found.homes
@@ -136,12 +144,11 @@ async def _make_people(hub: HubApi, run: Run, token: str, token_seconds: float) 
 async def _live(
     platform: Platform,
     outcome: Outcome,
-    hub: HubApi,
+    shared: Shared,
     tokens: dict[str, str],
     view: Viewing,
 ) -> None:
     wanted, journal = outcome.wanted, outcome.journal
-    shared = Shared(hub, journal, asyncio.Semaphore(outcome.bounds.cpu_places))
     scripts = draw(
         wanted.seed, wanted.users, wanted.seconds, outcome.bounds.wishes, outcome.bounds.gpus
     )
@@ -151,33 +158,40 @@ async def _live(
     ]
     for name in outcome.run.names:
         journal.note(name, Doing.THINKING)
-    with _closing_on_signals(shared, outcome):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(sample_pool(platform, shared))
-            group.create_task(check_containers(platform, shared))
-            group.create_task(probe_hub(shared))
-            group.create_task(view.show(outcome, shared))
-            for person in people:
-                group.create_task(person.live())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(shared.closing.wait(), wanted.seconds)
-            shared.closing.set()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(sample_pool(platform, shared))
+        group.create_task(check_containers(platform, shared))
+        group.create_task(probe_hub(shared))
+        group.create_task(view.show(outcome, shared))
+        for person in people:
+            group.create_task(person.live())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(shared.closing.wait(), wanted.seconds)
+        shared.closing.set()
 
 
 @contextlib.contextmanager
-def _closing_on_signals(shared: Shared, outcome: Outcome) -> Iterator[None]:
-    """Ctrl-C and SIGTERM close the run early, and it tidies up; a second one ends it at once."""
-    loop = asyncio.get_running_loop()
+def _ending_on_signals(shared: Shared, outcome: Outcome, say: Say) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM closes the run, which then tidies up; one while it does so is
+    answered, and the next leaves what is left to ``--clean``: this task is cancelled."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    told = False
+
+    def end() -> None:
+        nonlocal told
+        if not shared.closing.is_set():
+            outcome.interrupted = True
+            shared.closing.set()
+        elif not told:
+            told = True
+            say("tidying up; once more leaves the rest to `dcloud loadtest --clean`")
+        else:
+            task.cancel()
+
     numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def close() -> None:
-        outcome.interrupted = True
-        shared.closing.set()
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
     for number in numbers:
-        loop.add_signal_handler(number, close)
+        loop.add_signal_handler(number, end)
     try:
         yield
     finally:

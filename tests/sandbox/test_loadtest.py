@@ -12,17 +12,27 @@ from pathlib import Path
 
 import pytest
 from jupyterhub import orm
+from sqlalchemy import select
 
 from dcloud_spawner.engines.sandbox import SandboxEngine
 from dcloud_spawner.store import homes, workloads
-from dcloud_spawner.store.schema import State
-from hub_services.loadtest.names import noted_runs
+from dcloud_spawner.store.schema import State, shares
+from hub_services.loadtest.names import is_simulated, noted_runs
 from hub_services.loadtest.rights import NAME
 from tests.docker.people import SMALL, People, until
 from tests.live import ROOT, Deployment
 from tests.simgpu.simgpu import Simulation
 
 pytestmark = pytest.mark.sandbox
+
+FAULTS = (
+    "Uncaught exception",
+    "never retrieved",
+    "never awaited",
+    "A turn failed",
+    "NoResultFound",
+)
+"""What no log of a program of ours may say."""
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +74,16 @@ def nothing_is_left(running: Deployment) -> None:
     assert platform.engine.observe() == ()
     with platform.database.reading() as connection:
         assert workloads.open_workloads(connection) == []
+        ended = workloads.in_states(connection, (State.ENDED,))
+        assert not [row for row in ended if is_simulated(row.user)]
+        users = connection.scalars(select(shares.c.user))
+        assert not [user for user in users if is_simulated(user)]
         assert [each.user for each in homes.all_homes(connection)] == []
     with running.api() as api:
         assert [each["name"] for each in api.get("/users").json()] == []
     assert noted_runs(running.settings.state) == []
+    for program in ("hub", "controller"):
+        assert not [fault for fault in FAULTS if fault in running.log(program)]
     hub = orm.new_session_factory(running.settings.hub_store_url)()
     tokens = hub.query(orm.APIToken).join(orm.Service).filter(orm.Service.name == NAME)
     assert all(token.expires_at < orm.APIToken.now() for token in tokens)
@@ -83,9 +99,9 @@ def served(running: Deployment) -> int:
 
 
 def test_ctrl_c_ends_a_run_with_a_report_and_tidies_up(running: Deployment, tmp_path: Path) -> None:
-    command = dcloud(running, "--users", "8", "--minutes", "1", "--seed", "3", "--report", tmp_path)
+    command = dcloud(running, "--users", "8", "--minutes", "2", "--seed", "3", "--report", tmp_path)
     try:
-        until(lambda: served(running) >= 2, 90, "two people's work")
+        until(lambda: served(running) >= 2, 110, "two people's work")
     finally:
         command.send_signal(signal.SIGINT)
         output, _ = command.communicate(timeout=60)

@@ -10,11 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import ContainerFacts, Phase
 from dcloud_spawner.errors import Conflict
 from dcloud_spawner.profiles import Profile
+from dcloud_spawner.store import shares, workloads
 from dcloud_spawner.store.events import Actor
-from dcloud_spawner.store.history import Lease
+from dcloud_spawner.store.history import Lease, forget_people, leases_since
 from dcloud_spawner.store.schema import State
 from hub_services.charts import Bar, Line, bar_chart, line_chart
 from hub_services.loadtest.bounds import Bounds, decide, refuse_among_others
@@ -33,7 +35,7 @@ from hub_services.loadtest.run import Outcome, Wanted
 from hub_services.loadtest.script import Pool, Wish, draw, offers
 from hub_services.loadtest.watch import in_two_containers, overlapping
 from tests.memory_engine import MemoryEngine
-from tests.platforms import opened, settings_for, submit
+from tests.platforms import opened, settings_for, start, submit
 from tests.unit.test_planning import row
 
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
@@ -218,3 +220,23 @@ def test_charts_are_well_formed_and_differ_without_colour() -> None:
     bars = ElementTree.fromstring(bar_chart("Waits", [("all", [Bar("median", 0, "0 s")])]))
     assert [text.text for text in bars.iter("text")] == ["all", "median", "0 s"]
     assert line_chart("Nothing", [], x_name="", y_name="") == ""
+
+
+def test_people_who_never_were_leave_the_history_and_nobody_else_does(
+    database_url: str, tmp_path: Path
+) -> None:
+    with opened(settings_for(database_url, tmp_path), MemoryEngine()) as platform:
+        run = Run("0a1b2c", 3)
+        for user in (run.names[0], "ann"):
+            running = start(platform, user)
+            lifecycle.stop(platform, running.id, "test", Actor("test"))
+        still = start(platform, run.names[1])
+        with platform.database.transaction() as connection:
+            assert forget_people(connection, run.names) == 1
+        with platform.database.reading() as connection:
+            rows = workloads.in_states(connection, tuple(State))
+            assert [each.user for each in rows] == ["ann", run.names[1]]
+            left = {each.workload for each in leases_since(connection, NOW - timedelta(days=999))}
+            assert left == {each.id for each in rows} and still.id in left
+            had = [shares.find(connection, user) is not None for user in ("ann", *run.names[:2])]
+            assert had == [True, False, True]
