@@ -65,11 +65,9 @@ def choice(gpus: int = 1, *, gib: float = 1, cores: float = 1, **more: Any) -> C
 def submit(platform: Platform, user: str = "alice", gpus: int = 1, **more: Any) -> Workload:
     """A request in the queue, before any pass."""
     server = more.pop("server", "")
-    groups = more.pop("groups", ())
+    besides = {key: more.pop(key) for key in ("groups", "keeps_place_for") if key in more}
     wish = choice(gpus, **more)
-    return lifecycle.submit(
-        platform, user, server, wish, "dcloud/base", Actor(user), groups=groups
-    )
+    return lifecycle.submit(platform, user, server, wish, "dcloud/base", Actor(user), **besides)
 
 
 def launch(platform: Platform, identifier: str, **more: Any) -> ContainerFacts:

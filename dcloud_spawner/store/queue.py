@@ -249,6 +249,7 @@ def admit(connection: Connection, admissions: Sequence[Admission], at: datetime)
             reservation=bindparam("on_reservation"),
             notice_at=bindparam("until"),
             notice_reason=bindparam("because"),
+            notice_detail=bindparam("told"),
             admitted_at=at,
             reasons=[],
             alternatives=[],
@@ -261,6 +262,7 @@ def admit(connection: Connection, admissions: Sequence[Admission], at: datetime)
                 "on_reservation": found.reservation,
                 "until": found.notice_at,
                 "because": RESERVATION_ENDS if found.notice_at else "",
+                "told": "Its advance reservation ends then." if found.notice_at else "",
             }
             for found in admissions
         ],
