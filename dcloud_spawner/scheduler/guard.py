@@ -183,10 +183,8 @@ class _Units:
         self._unit = kind.unit
         self._most = 1 if kind.spread else PLENTY
         layout = pool.layout
-        self._node = np.array([group.node for group in layout.groups], np.int64)
-        self._first = np.zeros(len(self._node), bool)
-        self._first[np.unique(self._node, return_index=True)[1]] = True
-        self._single = bool(self._first.all())
+        self._node, self._first = layout.node, layout.first
+        self._single = len(layout.groups) == int(self._first.sum())
         self._allowed = layout.allowed(self._unit)
         self._share = layout.share(self._unit)[:, None]
         self.read()
@@ -218,7 +216,8 @@ class _Units:
             units = np.minimum(units, memory // self._unit.memory_bytes)
         if self._unit.cpu_millicores:
             units = np.minimum(units, cpu // self._unit.cpu_millicores)
-        return np.clip(units, 0, self._most)
+        units = np.maximum(units, 0)
+        return units if self._most == PLENTY else np.minimum(units, self._most)
 
     def room(self, shape: Shape, wanted: int) -> Bools:
         """Rows on which one part of a shape may go, so that so many units still fit."""

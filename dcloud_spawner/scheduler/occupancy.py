@@ -26,7 +26,8 @@ class Running:
     started_at: float = 0.0
 
 
-def _end(running: Running) -> float:
+def end_of(running: Running) -> float:
+    """What an occupancy is sorted by."""
     return running.ends_at
 
 
@@ -42,13 +43,13 @@ class Occupancy:
         """Something takes its grants."""
         for grant in running.grants:
             self.pool.take(grant)
-        insort(self.running, running, key=_end)
+        insort(self.running, running, key=end_of)
 
     def end(self, running: Running) -> None:
         """Something gives its grants back."""
         for grant in running.grants:
             self.pool.give(grant)
-        index = bisect_left(self.running, running.ends_at, key=_end)
+        index = bisect_left(self.running, running.ends_at, key=end_of)
         while self.running[index] is not running:
             index += 1
         del self.running[index]
@@ -72,5 +73,5 @@ def occupancy_of(snapshot: Snapshot, names: PoolNames, usual: Usual | None = Non
     for running in held:
         for grant in running.grants:
             occupancy.pool.take(grant)
-    occupancy.running = sorted(held, key=_end)
+    occupancy.running = sorted(held, key=end_of)
     return occupancy

@@ -170,46 +170,56 @@ class _Pass:
         if unused(found, self.occupancy.running, self.now, self.now) < request.gpus:
             return None
         rows = rows_of(found, self.occupancy.pool)
-        grants = self._place_beside(request.shape, ends_at, rows, found.id)
-        delays = grants is None and self.turn is not None
-        if delays:
-            turn, self.turn = self.turn, None
-            grants = self._place_beside(request.shape, ends_at, rows, found.id)
-            self.turn = turn
-        return _Placed(grants, ends_at, found.id, delays) if grants is not None else None
+        delays = False
+        guards = self._guarding(ends_at)
+        key = (request.shape, found.id, *(guard.at for guard in guards))
+        if key in self._no_room:
+            return None
+        grants = self._place_beside(request.shape, guards, rows, found.id)
+        if grants is None and self.turn is not None:
+            delays, reserved = True, self._concerned(ends_at)
+            grants = self._place_beside(request.shape, reserved, rows, found.id)
+        if grants is None:
+            self._no_room.add(key)
+            return None
+        return _Placed(grants, ends_at, found.id, delays)
 
     def _place(self, shape: Shape, ends_at: float) -> tuple[Grant, ...] | None:
         if shape in self.unfit:
             return None
-        if not self._guards and (self.turn is None or self.turn.at >= ends_at):
-            grants = self.occupancy.placer.place(shape)
-        else:
-            grants = self._place_beside(shape, ends_at, self._everywhere)
-            if grants is not None or int(self.occupancy.pool.fits(shape).sum()) >= shape.parts:
+        guards = self._guarding(ends_at)
+        if guards:
+            key = (shape, "", *(guard.at for guard in guards))
+            if key in self._no_room:
+                return None
+            grants = self._place_beside(shape, guards, self._everywhere)
+            if grants is not None:
                 return grants
+            self._no_room.add(key)
+            if int(self.occupancy.pool.fits(shape).sum()) >= shape.parts:
+                return None
+        else:
+            grants = self.occupancy.placer.place(shape)
         if grants is None:
             self.unfit.add(shape)
         return grants
 
     def _place_beside(
-        self, shape: Shape, ends_at: float, among: Bools, riding: str = ""
+        self, shape: Shape, guards: Sequence[Guarding], among: Bools, riding: str = ""
     ) -> tuple[Grant, ...] | None:
         """One part after the other, each where the guards still hold; all or none."""
-        guards: list[Guarding] = list(self._concerned(ends_at))
-        if self.turn is not None and self.turn.at < ends_at:
-            guards.append(self.turn.until(ends_at))
-        key = (shape, riding, *(guard.at for guard in guards))
-        if key in self._no_room:
-            return None
         part, pool = shape._replace(parts=1), self.occupancy.pool
         if self._reservations:
             among = among & pool.fits(part)
-        grants = spread(
-            part, shape.parts, among, guards, partial(self._one, part), pool.layout, riding
-        )
-        if grants is None:
-            self._no_room.add(key)
-        return grants
+        choose = partial(self._one, part)
+        return spread(part, shape.parts, among, guards, choose, pool.layout, riding)
+
+    def _guarding(self, ends_at: float) -> list[Guarding]:
+        """What something that still runs at its time might delay."""
+        guards: list[Guarding] = list(self._concerned(ends_at)) if self._guards else []
+        if self.turn is not None and self.turn.at < ends_at:
+            guards.append(self.turn.until(ends_at))
+        return guards
 
     def _one(self, part: Shape, among: Bools) -> Grant | None:
         grants = self.occupancy.placer.place(part, among)

@@ -74,6 +74,11 @@ class Layout:
         for row, group in enumerate(groups):
             by_node.setdefault(group.node, []).append(row)
         self.siblings = [tuple(by_node[group.node]) for group in groups]
+        self.node: Ints = np.array([group.node for group in groups], np.int64)
+        """Node of each row."""
+        self.first: Bools = np.zeros(len(groups), bool)
+        """The first row of each node: what is counted by node is counted there."""
+        self.first[np.unique(self.node, return_index=True)[1]] = True
         self._masks: dict[tuple[str | None, bool, int, frozenset[str]], Bools] = {}
 
     def allowed(self, shape: Shape) -> Bools:

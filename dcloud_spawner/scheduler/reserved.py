@@ -7,11 +7,12 @@ those that have begun do not use yet. Whoever starts on one takes its GPUs out o
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from dcloud_spawner.scheduler.guard import Demand, Guard
 from dcloud_spawner.scheduler.joint import Kind
-from dcloud_spawner.scheduler.occupancy import Occupancy, Running
+from dcloud_spawner.scheduler.occupancy import Occupancy, Running, end_of
 from dcloud_spawner.scheduler.pool import Bools, Pool
 from dcloud_spawner.scheduler.snapshot import WHOLE, Request, Reservation, Shape
 
@@ -63,6 +64,8 @@ def may_ride(reservation: Reservation, request: Request, at: float) -> bool:
 def guards_of(occupancy: Occupancy, reservations: Sequence[Reservation], now: float) -> list[Guard]:
     """The guards of all reservations, in the order of their times."""
     to_come = [found for found in reservations if found.ends_at > now]
+    if not to_come:
+        return []
     times = {max(found.starts_at, now) for found in to_come}
     for running in occupancy.running:
         times |= returns(running, to_come, now)
@@ -108,14 +111,8 @@ def demands_at(
 def pool_at(occupancy: Occupancy, at: float, now: float) -> Pool:
     """What is free at a later time if everybody uses up the limit, and nobody new starts."""
     pool = occupancy.pool.copy()
-    pool.give_all(
-        [
-            grant
-            for running in occupancy.running
-            if max(running.ends_at, now) <= at
-            for grant in running.grants
-        ]
-    )
+    ended = bisect_right(occupancy.running, max(at, now), key=end_of)
+    pool.give_all([grant for found in occupancy.running[:ended] for grant in found.grants])
     return pool
 
 
