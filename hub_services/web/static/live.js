@@ -2,10 +2,10 @@
 import { clock, localTimes, say } from "../words.js";
 import { openAct } from "./acts.js";
 
-const SILENT_MS = 15000;
+const SILENT_MS = 12000, AGAIN_MS = 5000;
 const by = (id) => document.getElementById(id);
 const live = by("l-live"), away = by("l-away");
-let heard = Date.now(), news = "";
+let heard = Date.now(), tried = 0, events = null, news = "";
 
 function title() {
   const told = live.querySelector("[data-tab]")?.dataset, tab = told?.tab;
@@ -58,15 +58,20 @@ function beat() {
 }
 
 function follow() {
-  const events = new EventSource(document.getElementById("main").dataset.events);
+  tried = Date.now();
+  events?.close();
+  events = new EventSource(document.getElementById("main").dataset.events);
   events.addEventListener("page", (event) => { beat(); take(JSON.parse(event.data)); });
   events.addEventListener("beat", beat);
 }
 
+// Silence is all that tells: the proxy keeps its side open when the service behind it is gone, and
+// a browser gives up for good after an answer that is an error.
 setInterval(() => {
   if (Date.now() - heard < SILENT_MS) return;
   away.hidden = false;
-  say(away.querySelector("span"), `Not live: the platform does not answer. This is how it was at ${clock(new Date(heard))}.`);
+  say(away.querySelector("span"), `Not live: the platform does not answer, or you are signed out (then load the page again). This is how it was at ${clock(new Date(heard))}.`);
+  if (Date.now() - tried > AGAIN_MS) follow();
 }, 1000);
 
 live.addEventListener("click", (event) => {
