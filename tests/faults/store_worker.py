@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
+import signal
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dcloud_spawner import lifecycle
+from dcloud_spawner import drains, lifecycle, queueing, reservations
 from dcloud_spawner.engines.base import LABEL_WORKLOAD, ContainerFacts, ContainerSpec, Phase
-from dcloud_spawner.errors import Conflict, EngineError, InvalidChoice
-from dcloud_spawner.platform import Platform
+from dcloud_spawner.errors import Conflict, EngineError, InvalidChoice, UserError
+from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.spec import build_spec
 from dcloud_spawner.store import events, workloads
+from dcloud_spawner.store import reservations as reservation_rows
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.reservations import NewReservation
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.controller.reconcile import reconcile
@@ -31,6 +35,7 @@ from tests.memory_engine import MemoryEngine
 from tests.platforms import choice, settings_for
 
 USERS = 6
+ADMIN = Actor("administrator")
 ENGINE_TIMEOUT_SECONDS = 3.0
 """Longer than any step here takes; a launch of a killed process counts for twice this time."""
 
@@ -155,3 +160,95 @@ def hold_a_transaction(url: str, ready: Any) -> None:
         events.note(connection, Actor("x"), "x", "x", at=datetime.now(UTC))
         ready.set()
         time.sleep(600)
+
+
+def administrator(url: str, folder: Path, seed: int) -> None:
+    """What administrators do to the queue, without a pause and at random."""
+    chooser = random.Random(seed)
+    platform = open_platform(url, folder)
+    while True:
+        with contextlib.suppress(UserError):
+            chooser.choice(HANDS)(platform, chooser)
+
+
+def _some_waiting(platform: Platform, chooser: random.Random) -> str:
+    waiting = _open(platform, State.QUEUED)
+    return chooser.choice(waiting).id if waiting else "nobody"
+
+
+def _hold(platform: Platform, chooser: random.Random) -> None:
+    queueing.hold(platform, _some_waiting(platform, chooser), "a fault test", ADMIN)
+
+
+def _unhold(platform: Platform, chooser: random.Random) -> None:
+    queueing.release_hold(platform, _some_waiting(platform, chooser), ADMIN)
+
+
+def _move(platform: Platform, chooser: random.Random) -> None:
+    queueing.move_to_head(platform, _some_waiting(platform, chooser), "a fault test", ADMIN)
+
+
+def _drain(platform: Platform, chooser: random.Random) -> None:
+    if chooser.random() < 0.3:
+        drains.drain_node(platform, "local", "a fault test", ADMIN)
+    else:
+        gpu = f"GPU-local-{chooser.randrange(4)}"
+        drains.drain_accelerator(platform, gpu, "a fault test", ADMIN)
+
+
+def _undrain(platform: Platform, chooser: random.Random) -> None:
+    with contextlib.suppress(Conflict):
+        drains.undrain_node(platform, "local", ADMIN)
+    drains.undrain_accelerator(platform, f"GPU-local-{chooser.randrange(4)}", ADMIN)
+
+
+def _reserve(platform: Platform, chooser: random.Random) -> None:
+    begins = utc_now() + timedelta(days=chooser.randrange(20), hours=chooser.randrange(24))
+    users = (f"user{chooser.randrange(USERS)}",)
+    wish = NewReservation(
+        "class", begins, begins + timedelta(hours=1), chooser.randint(1, 4), users=users
+    )
+    reservations.reserve(platform, wish, ADMIN)
+
+
+def _give_up(platform: Platform, chooser: random.Random) -> None:
+    with platform.database.reading() as connection:
+        known = reservation_rows.open_reservations(connection)
+    if known:
+        reservations.cancel_reservation(platform, chooser.choice(known).id, ADMIN)
+
+
+HANDS = (_hold, _unhold, _move, _drain, _undrain, _reserve, _give_up)
+
+
+def hands_on(url: str, folder: Path) -> None:
+    """Every kind of act once, and then kill -9."""
+    platform = open_platform(url, folder)
+    waiting = _open(platform, State.QUEUED)
+    queueing.hold(platform, waiting[3].id, "a fault test", ADMIN)
+    queueing.move_to_head(platform, waiting[7].id, "a fault test", ADMIN)
+    drains.drain_node(platform, "local", "a fault test", ADMIN)
+    begins = utc_now() + timedelta(days=1)
+    wish = NewReservation("class", begins, begins + timedelta(hours=1), 1, users=("ann",))
+    with contextlib.suppress(Conflict):  # of a node that is drained nothing is sure
+        reservations.reserve(platform, wish, ADMIN)
+    drains.undrain_node(platform, "local", ADMIN)
+    reservations.reserve(platform, wish, ADMIN)
+    drains.drain_node(platform, "local", "a fault test", ADMIN)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def undrain(platform: Platform) -> None:
+    """The machine takes work again."""
+    drains.undrain_node(platform, "local", ADMIN)
+
+
+def start_and_stop_all(platform: Platform, first: str) -> list[str]:
+    """Give back what runs, one after the other, until nobody starts any more; who started."""
+    started: list[str] = []
+    running = [first]
+    while running:
+        lifecycle.stop(platform, running[0], "stopped", Actor("tester"))
+        running = [found.id for found in _open(platform, State.ADMITTED)]
+        started += running
+    return started
