@@ -144,7 +144,7 @@ class PoolWatch:
 
     async def _refresh_forever(self) -> None:
         loop = asyncio.get_running_loop()
-        last = 0.0
+        last, unsaid = 0.0, False
         while True:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -155,10 +155,15 @@ class PoolWatch:
             nudged = self._nudged.is_set()
             self._nudged.clear()
             try:
-                old = loop.time() - last >= REFRESH_SECONDS
-                if nudged or old or await self._head() != self.state.head:
+                age = loop.time() - last
+                # A commit without a row in the log changed a reason or a range, if anything:
+                # that can wait for a moment, and comes with the next row most of the time.
+                due = age >= REFRESH_SECONDS or (unsaid and age >= LOOK_SECONDS)
+                if due or await self._head() != self.state.head:
                     await self.refresh()
-                    last = loop.time()
+                    last, unsaid = loop.time(), False
+                else:
+                    unsaid = unsaid or nudged
             except Exception:
                 log.exception("Cannot read the pool; the pages keep the last reading.")
             # A pool of thousands takes long to read: at most half of a core goes into it.

@@ -66,14 +66,14 @@ class SpawnerProgress(HubSpawner):
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Events for the waiting page, one whenever something changed."""
-        last: dict[str, Any] = {}
+        last: dict[str, Any] | None = None
         await self.pool.fresh()
         with self._watched():
             while True:
                 workload = self._of_pool()
                 if workload is not None and workload.id == self.workload_id:
                     event = self._event(workload)
-                    if event != last:
+                    if event is not last:  # it is made anew only when something changed
                         last = event
                         yield dict(event)
                 starting = workload is None or workload.state is not State.QUEUED
