@@ -99,9 +99,12 @@ def test_a_browser_that_signs_in_at_a_server_is_connected_for_good(
         person = Person(deployment, "opener", deployment.user("opener"))
         residents.made.append(person)
         workload = person.run(SMALL)
+        unopened = "Nobody has opened it yet"
+        until(lambda: unopened in browser.get("/hub/home").text, 5, "the notice")
         page = browser.get("/user/opener/lab", follow_redirects=True)
         assert page.status_code == 200 and "/user/opener/lab" in str(page.url)
-    until(lambda: now(person, workload).connected_at, 5, "the connection")
+        until(lambda: now(person, workload).connected_at, 5, "the connection")
+        until(lambda: unopened not in browser.get("/hub/home").text, 5, "taking it back")
     connected = [
         row
         for row in action_log(person.platform, workload.id)
