@@ -9,9 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from bench import cold_start, forecast, handover, openb, scheduler_pass, traces
+from bench import admissions, cold_start, forecast, handover, openb, scheduler_pass, traces
 
 BENCHES = {
+    "admissions": admissions.measure,
     "cold_start": cold_start.measure,
     "forecast": forecast.measure,
     "handover": handover.measure,
