@@ -58,7 +58,7 @@ def picture(outcome: Outcome) -> RenderableType:
     time = Table.grid(padding=(0, 2))
     time.add_row(
         Text("time", style="dim"),
-        ProgressBar(total=wanted.seconds, completed=journal.now(), width=BAR),
+        _bar(wanted.seconds, journal.now()),
         f"{journal.now():.0f} of {wanted.seconds:.0f} s   Ctrl-C ends it and tidies up",
     )
     parts: list[RenderableType] = [time, Text(), _people(journal, wanted.users), Text()]
@@ -70,6 +70,16 @@ def picture(outcome: Outcome) -> RenderableType:
     return Group(*parts)
 
 
+def _bar(total: float, completed: float) -> ProgressBar:
+    return ProgressBar(
+        total=max(total, 1),
+        completed=completed,
+        width=BAR,
+        complete_style="cyan",
+        finished_style="cyan",
+    )
+
+
 def _people(journal: Journal, users: int) -> Table:
     counts = journal.counts()
     table = Table.grid(padding=(0, 2))
@@ -77,7 +87,7 @@ def _people(journal: Journal, users: int) -> Table:
         if doing is not Doing.GONE:
             table.add_row(
                 Text(doing.value, style="dim"),
-                ProgressBar(total=users, completed=counts[doing], width=BAR),
+                _bar(users, counts[doing]),
                 str(counts[doing]),
             )
     return table
@@ -89,7 +99,7 @@ def _platform(journal: Journal) -> Table:
         last = journal.pool[-1]
         table.add_row(
             Text("GPUs in use", style="dim"),
-            ProgressBar(total=max(last.gpus, 1), completed=last.gpus_used, width=BAR),
+            _bar(last.gpus, last.gpus_used),
             f"{last.gpus_used} of {last.gpus}, {last.queued} in the queue",
         )
     table.add_row(Text("hub", style="dim"), _pulse(journal), "")

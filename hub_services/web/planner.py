@@ -92,6 +92,10 @@ class Planner:
             )
         return found
 
+    async def settled(self) -> None:
+        """Return when nothing is replayed any more."""
+        await asyncio.gather(*self._tasks)
+
     async def _run(self, replay: Replay, history: History, today: World, changed: World) -> None:
         async with self._one:
             replay.stage = Stage.RUNNING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import ContainerFacts, Phase
@@ -33,6 +35,7 @@ from hub_services.loadtest.names import (
 from hub_services.loadtest.report import write
 from hub_services.loadtest.run import Outcome, Wanted
 from hub_services.loadtest.script import Pool, Wish, draw, offers
+from hub_services.loadtest.view import line, picture
 from hub_services.loadtest.watch import in_two_containers, overlapping
 from tests.memory_engine import MemoryEngine
 from tests.platforms import opened, settings_for, start, submit
@@ -240,3 +243,12 @@ def test_people_who_never_were_leave_the_history_and_nobody_else_does(
             assert left == {each.id for each in rows} and still.id in left
             had = [shares.find(connection, user) is not None for user in ("ann", *run.names[:2])]
             assert had == [True, False, True]
+
+
+def test_the_live_view_shows_people_pool_and_failures(tmp_path: Path) -> None:
+    seen = outcome(tmp_path)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(picture(seen))
+    text = console.export_text()
+    assert "waiting" in text and "2 of 4, 2 in the queue" in text and "1 failures" in text
+    assert "1 wait" in line(seen) and "2 of 4 GPUs" in line(seen)

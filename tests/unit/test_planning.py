@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -15,11 +16,13 @@ from typing import Any
 import pytest
 
 from dcloud_spawner.errors import Conflict, InvalidChoice
+from dcloud_spawner.platform import Platform
 from dcloud_spawner.scheduler.order import Policy
 from dcloud_spawner.scheduler.snapshot import Accelerator, Node
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import NewWorkload, Workload
+from hub_services.planning import worker
 from hub_services.planning.constants import changed, names
 from hub_services.planning.hardware import Change, Hardware, apply, full_name, typed_pool
 from hub_services.planning.history import history_of, read_history
@@ -27,6 +30,8 @@ from hub_services.planning.question import Question, worlds
 from hub_services.planning.trace import read_trace, rounded_up
 from hub_services.planning.whatif import Comparison, History, Rules, Work, World, compare, parts_of
 from hub_services.planning.words import change, duration, rows
+from hub_services.web import planner
+from hub_services.web.planner import Planner, Replay, Stage
 from tests.memory_engine import MemoryEngine
 from tests.platforms import opened, settings_for
 
@@ -285,11 +290,11 @@ def test_too_little_history_is_refused_and_says_how_much_there_is(
         assert read_history(platform, 30, NOW).counted == 20
 
 
-def insert(connection: Any, count: int) -> None:
+def insert(connection: Any, count: int, now: datetime = NOW) -> None:
     """Work of an hour, one after the other, that nobody had to wait for."""
     for _ in range(count):
         number = len(workloads.in_states(connection, tuple(State)))
-        at = NOW - timedelta(hours=number)
+        at = now - timedelta(hours=number + 1)
         new = NewWorkload(
             "notebook", f"user{number}", "", "gpu", {}, "image", 1, None, 2**30, 500, 7200
         )
@@ -409,3 +414,40 @@ def test_half_a_day_of_a_trace_is_its_first_half_day() -> None:
     whole = read_trace(trace(100))
     part = read_trace(trace(100), days=5000 / 86400)
     assert part.works == whole.works[:51] and replace(part, notes=()).days * 86400 == 5000
+
+
+async def finished(planner: Planner, platform: Platform, question: Question) -> Replay:
+    replay = await planner.ask(platform, question)
+    await asyncio.wait_for(planner.settled(), 60)
+    return replay
+
+
+async def test_a_replay_in_its_own_process_answers_or_says_why_not(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(settings_for(database_url, tmp_path), MemoryEngine()) as platform:
+        with platform.database.transaction() as connection:
+            insert(connection, 25, datetime.now(UTC))
+        asked, service = Question(gpus=1, days=9), Planner()
+        done = await finished(service, platform, asked)
+        assert done.stage is Stage.DONE and done.progress == 1 and service.find(done.id) is done
+        assert done.answer is not None and done.answer.changed.gpus == 5
+        monkeypatch.setattr(planner, "LONGEST_SECONDS", 0.01)
+        late = await finished(service, platform, asked)
+        assert late.stage is Stage.FAILED and "longer than" in late.problem
+        monkeypatch.setattr(worker, "encode", lambda *question: b"no question")
+        monkeypatch.setattr(planner, "LONGEST_SECONDS", 60)
+        broken = await finished(service, platform, asked)
+        assert broken.stage is Stage.FAILED and "without an answer" in broken.problem
+
+
+async def test_only_a_few_replays_wait(database_url: str, tmp_path: Path) -> None:
+    with opened(settings_for(database_url, tmp_path), MemoryEngine()) as platform:
+        with platform.database.transaction() as connection:
+            insert(connection, 25, datetime.now(UTC))
+        service, asked = Planner(), Question(gpus=1, days=9)
+        waiting = [await service.ask(platform, asked) for _ in range(4)]
+        with pytest.raises(Conflict, match="Enough replays wait"):
+            await service.ask(platform, asked)
+        await asyncio.wait_for(service.settled(), 120)
+        assert {replay.stage for replay in waiting} == {Stage.DONE}
