@@ -77,6 +77,7 @@ def cancel_reservation(platform: Platform, identifier: str, actor: Actor) -> Res
         to = ReservationState.CANCELLED
         if not reservations.change(connection, identifier, to, f"Given up by {actor.name}."):
             raise Conflict(f"This reservation is {found.state.value} already.")
+        workloads.drop_notices(connection, identifier)
         detail = {"title": found.title}
         now = utc_now()
         events.note(connection, actor, "reservation.cancel", identifier, at=now, detail=detail)

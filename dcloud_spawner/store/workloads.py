@@ -358,6 +358,19 @@ def last_move(connection: Connection) -> datetime | None:
     return found
 
 
+def drop_notices(connection: Connection, reservation: str) -> None:
+    """What runs on an advance reservation no longer ends with it."""
+    connection.execute(
+        update(workloads)
+        .where(
+            workloads.c.reservation == reservation,
+            workloads.c.notice_reason == RESERVATION_ENDS,
+            workloads.c.state.in_([state.value for state in HOLDING]),
+        )
+        .values(notice_at=None, notice_reason="", notice_detail="")
+    )
+
+
 def noticed(connection: Connection, reason: str) -> frozenset[str]:
     """Ids of what holds something and was told, for this reason, that it will be stopped."""
     rows = connection.execute(

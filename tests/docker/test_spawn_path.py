@@ -99,6 +99,10 @@ def test_a_browser_that_signs_in_at_a_server_is_connected_for_good(
         person = Person(deployment, "opener", deployment.user("opener"))
         residents.made.append(person)
         workload = person.run(SMALL)
+        beside = "/hub/dcloud/cpu-meanwhile/opener/"
+        assert browser.post(beside).status_code == 403  # a page of somebody else's could send it
+        token = {"X-XSRFToken": browser.cookies.get("_xsrf", path="/hub/") or ""}
+        assert browser.post(beside, headers=token).status_code == 409  # it does not wait
         unopened = "Nobody has opened it yet"
         until(lambda: unopened in browser.get("/hub/home").text, 5, "the notice")
         page = browser.get("/user/opener/lab", follow_redirects=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.reservations import cancel_reservation, reserve
+from dcloud_spawner.scheduler.schedule import ends_at
 from dcloud_spawner.spawners.meanwhile import choice_beside
 from dcloud_spawner.spawners.use import _told
 from dcloud_spawner.spawners.views import SpawnerViews
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.reservations import NewReservation
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from dcloud_spawner.unopened import give_back, note_connected, opens_until
@@ -152,6 +156,24 @@ def test_the_owner_reads_that_a_server_will_be_stopped_early_and_why(platform: P
     assert notes(platform, workload) == [
         "It will be stopped early. Gold needs its place. Save your work."
     ]
+
+
+def test_what_runs_on_a_reservation_ends_with_it_unless_the_reservation_is_given_up(
+    platform: Platform,
+) -> None:
+    at = utc_now() + timedelta(seconds=0.2)
+    new = NewReservation("Class", at, at + timedelta(minutes=30), 4, users=["alice"])
+    kept = reserve(platform, new, Actor("teacher"))
+    time.sleep(0.3)
+    workload = start(platform, hours=2)
+    assert workload.reservation == kept.id
+    assert ends_at(workload, utc_now()) == kept.ends_at
+    assert notes(platform, workload) == ["It ends with the reservation that it runs on."]
+    cancel_reservation(platform, kept.id, Actor("teacher"))
+    workload = get(platform, workload.id)
+    assert notes(platform, workload) == []
+    assert workload.admitted_at is not None
+    assert ends_at(workload, utc_now()) == workload.admitted_at + timedelta(hours=2)
 
 
 def test_the_owner_reads_that_nobody_opened_it_only_while_that_is_known(platform: Platform) -> None:
