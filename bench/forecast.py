@@ -10,8 +10,8 @@ stood behind the first 200 is not counted, for nothing is shown there. The built
 stands in for a missing one was made from seed 1 on ``bag`` and stops counting after a day or so.
 
 Coverage is the part that started within the shown 80 % range; ``least`` and ``most`` are those of
-five equal stretches of time. The error is that of the middle of the distribution. The peer, in
-the same run, is one course with median lengths and nobody coming: the plan played forward.
+five equal stretches of time. The error is that of the point forecast. The peer, in the same run,
+is one course with median lengths and nobody coming: the plan played forward.
 """
 
 from __future__ import annotations

@@ -62,10 +62,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The waits, in seconds from now, between which 80 % start, and the middle one."""
+    """The waits, in seconds from now, between which 80 % start."""
 
     low_seconds: float
-    middle_seconds: float
     high_seconds: float
 
 
@@ -100,10 +99,8 @@ class Calibration:
             ratios = np.concatenate([ratios, unknown])
             started = np.concatenate([started, np.ones(len(unknown), bool)])
             weights = np.concatenate([weights, np.full(len(unknown), missing / len(unknown))])
-        low, middle, high = _quantiles(
-            ratios, started, weights, (self.before, 0.5, 1.0 - self.after)
-        )
-        return Spread(_seconds(size + low), _seconds(size + middle), _seconds(size + high))
+        low, high = _quantiles(ratios, started, weights, (self.before, 1.0 - self.after))
+        return Spread(_seconds(size + low), _seconds(size + high))
 
 
 def _scale(seconds: Floats) -> Floats:

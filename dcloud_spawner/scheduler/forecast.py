@@ -52,6 +52,8 @@ class Expectation:
     earliest: float
     """One in ten starts before this, and one in ten after ``latest``."""
     middle: float
+    """The forecast itself. (Correcting it by the record as well made it worse on the traces, for
+    the record comes late.)"""
     latest: float
 
 
@@ -196,11 +198,12 @@ class Forecast:
                 continue
             wait = sum(starts) / len(starts) - self.now
             spread = self.history.calibration.spread(wait)
+            low, high = spread.low_seconds, spread.high_seconds
             expected[identifier] = Expectation(
                 wait,
-                self.now + spread.low_seconds,
-                self.now + spread.middle_seconds,
-                self.now + spread.high_seconds,
+                self.now + low,
+                self.now + min(high, max(low, wait)),
+                self.now + high,
             )
         return expected
 

@@ -253,10 +253,13 @@ def test_ranges_hold_in_eight_of_ten_when_the_past_is_like_the_present() -> None
     assert 0.77 <= inside / 1000 <= 0.83
 
 
-def test_the_middle_follows_what_became_of_forecasts() -> None:
+def test_a_range_follows_what_became_of_forecasts_of_that_length() -> None:
     outcomes = [Outcome(3600, 7200 + number) for number in range(100)]
-    assert Calibration(outcomes).spread(3600).middle_seconds == pytest.approx(7250, rel=0.01)
-    assert Calibration().spread(3600).middle_seconds < 5000
+    outcomes += [Outcome(60 * 3600, 3600) for _ in range(100)]
+    spread = Calibration(outcomes).spread(3600)
+    assert spread.low_seconds == pytest.approx(7210, rel=0.01)
+    assert spread.high_seconds == pytest.approx(7290, rel=0.01)
+    assert Calibration().spread(3600).low_seconds < 3600 < Calibration().spread(3600).high_seconds
 
 
 def test_who_still_waits_makes_ranges_longer_and_never_shorter() -> None:
@@ -279,7 +282,7 @@ def test_a_range_is_in_order_whatever_the_record(
 ) -> None:
     calibration = Calibration([Outcome(*found) for found in record])
     spread = calibration.spread(forecast)
-    assert 0 <= spread.low_seconds <= spread.middle_seconds <= spread.high_seconds < NEVER
+    assert 0 <= spread.low_seconds <= spread.high_seconds < NEVER
     assert 0 < calibration.before < 0.5
     assert 0 < calibration.after < 0.5
 

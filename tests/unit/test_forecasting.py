@@ -160,7 +160,8 @@ def test_the_history_is_what_ended_came_and_was_forecast(platform: Platform) -> 
     with platform.database.reading() as connection:
         history = read_history(connection, now)
     assert history.times.runtime_seconds(1, 7200) == pytest.approx(1800)
-    assert history.calibration.spread(1800).middle_seconds == pytest.approx(3600, rel=0.01)
+    spread = history.calibration.spread(1800)
+    assert (spread.low_seconds, spread.high_seconds) == pytest.approx((3600, 3600), rel=0.01)
     arrivals = history.mix.arrivals(now.timestamp(), history.times, platform.policy, 1)
     assert arrivals is not None
     assert next(arrivals).request.gpus == 1
