@@ -186,6 +186,14 @@ class WebStage:
             self._tokens[user] = str(answer.json()["token"])
         return self._tokens[user]
 
+    def join(self, user: str, group: str) -> None:
+        """Put a user into a group of the hub."""
+        self.token_of(user)
+        headers = {"Authorization": f"token {self.token}"}
+        with httpx.Client(base_url=f"{self.url}/hub/api", headers=headers) as hub:
+            hub.post(f"/groups/{group}")
+            hub.post(f"/groups/{group}/users", json={"users": [user]}).raise_for_status()
+
     def api(self, user: str | None, **body: Any) -> httpx.Client:
         """A client of the API as a user, or as nobody."""
         headers = {"Authorization": f"token {self.token_of(user, **body)}"} if user else {}

@@ -208,6 +208,27 @@ def test_only_administrators_see_the_gpus(stage: WebStage, open_page: Open) -> N
     expect(page.get_by_role("heading", level=1)).to_have_text("Only administrators see this page.")
 
 
+def test_a_member_of_a_group_sees_its_reservation_and_nobody_after_signing_out(
+    stage: WebStage, open_page: Open
+) -> None:
+    stage.join("user-g", "course")
+    start = datetime.now(UTC) + timedelta(days=2)
+    reservations.reserve(
+        stage.platform,
+        NewReservation("Course of g", start, start + timedelta(hours=1), 1, groups=("course",)),
+        BOSS,
+    )
+    page = open_page("user-g", "reservations")
+    expect(page.get_by_role("rowheader", name="Course of g you")).to_be_visible()
+    answer = page.goto(f"{stage.url}/services/dcloud/reservations")
+    assert answer is not None
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    page.click("#logout")
+    page.wait_for_url("**/hub/**")
+    page.goto(f"{stage.url}/services/dcloud/reservations")
+    expect(page.locator("input[name=username]")).to_be_visible()
+
+
 # ---------------------------------------------------------------------------- live
 
 

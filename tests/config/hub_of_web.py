@@ -32,6 +32,10 @@ c.JupyterHub.services = [
     hub_service(settings),
 ]
 c.JupyterHub.load_roles = [
-    {"name": "tester", "services": ["tester"], "scopes": ["admin:users", "tokens", WEB_SCOPE]},
+    {
+        "name": "tester",
+        "services": ["tester"],
+        "scopes": ["admin:users", "admin:groups", "tokens", WEB_SCOPE],
+    },
     USER_ROLE,
 ]

@@ -308,6 +308,17 @@ def test_a_reservation_is_made_listed_and_given_back(stage: WebStage, admin: htt
     ]
 
 
+def test_a_reservation_for_a_group_has_a_name_for_its_members_only(
+    stage: WebStage, admin: httpx.Client
+) -> None:
+    stage.join("grace", "course")
+    made = admin.post("/reservations", json=booking(users=[], groups=["course"]))
+    assert made.status_code == 201, made.text
+    with stage.api("grace") as member, stage.api("bob") as other:
+        assert member.get("/reservations").json()["items"][0]["groups"] == ["course"]
+        assert other.get("/reservations").json()["items"][0]["groups"] == []
+
+
 # ---------------------------------------------------------------------------- what is refused
 
 LONG = "x" * 501
