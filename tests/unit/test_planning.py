@@ -410,6 +410,23 @@ def test_the_command_compares_a_trace_on_two_pools(database_url: str, tmp_path: 
     assert "Traceback" not in done.stderr + little.stderr + refused.stderr
 
 
+def test_the_command_replays_the_labs_own_history(tmp_path: Path) -> None:
+    with opened(settings_for("", tmp_path), MemoryEngine()) as platform:
+        with platform.database.transaction() as connection:
+            insert(connection, 30, datetime.now(UTC))
+        state = platform.settings.state
+    done = dcloud(state, "--gpus", "+2", "--nodes", "+1", "--days", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["requests"], told["today"]["gpus"], told["changed"]["gpus"]) == (30, 4, 6)
+    assert (told["today"]["nodes"], told["changed"]["nodes"]) == (1, 2)
+    assert told["really"]["mean"] == told["changed"]["wait"]["mean"] == 0
+    shown = dcloud(state, "--gpus", "-3", "--model", "a100")
+    assert shown.returncode == 0 and "as it was" in shown.stdout, shown.stderr
+    wrong = dcloud(state, "--constants", "slack=1")
+    assert wrong.returncode == 1 and "'slack' is not one" in wrong.stderr
+
+
 def test_half_a_day_of_a_trace_is_its_first_half_day() -> None:
     whole = read_trace(trace(100))
     part = read_trace(trace(100), days=5000 / 86400)
