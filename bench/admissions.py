@@ -13,6 +13,9 @@ machine with its default durability, SQLite has ``synchronous=FULL``.
 of passes that find no GPU free, and of passes that find those free that a hundred workloads gave
 back just before.
 
+``admissions_per_cpu_second_sqlite`` is the same run by the processor time of this process: on a
+machine that does other things too, the clock says little.
+
 The peer of each is the goal it was built for.
 """
 
@@ -54,12 +57,14 @@ def measure() -> dict[str, Result]:
     """All figures of this module."""
     results = {}
     with _sqlite() as database:
-        results["admissions_per_second_sqlite"] = _admissions(database, goal=500)
+        wall, busy = _admissions(database, goal=500)
+        results["admissions_per_second_sqlite"] = wall
+        results["admissions_per_cpu_second_sqlite"] = busy
     try:
         with postgresql(durable=True) as server:
             database = Database(server.create("bench"))
             database.migrate()
-            results["admissions_per_second_postgresql"] = _admissions(database, goal=300)
+            results["admissions_per_second_postgresql"], _ = _admissions(database, goal=300)
             database.close()
     except Missing as error:
         print(f"No figure of PostgreSQL: {error}")
@@ -119,12 +124,13 @@ def _fill(database: Database, node_count: int, queued: int) -> None:
         connection.execute(rows.insert(), asked)
 
 
-def _admissions(database: Database, goal: float) -> Result:
+def _admissions(database: Database, goal: float) -> tuple[Result, Result]:
+    """By the clock, and by the processor time of this process."""
     count = 15_000
     _fill(database, 1000, count)
     admitted = 0
     running: list[str] = []
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     while admitted < count:
         plan = schedule(database, CAPACITY, datetime.now(UTC))
         started = [start.request.id for start in plan.starts]
@@ -132,8 +138,11 @@ def _admissions(database: Database, goal: float) -> Result:
         running += started
         _give_back(database, running[:WAVE])
         del running[:WAVE]
-    seconds = time.perf_counter() - began
-    return Result(round(count / seconds, 1), "admissions/s", "the goal", goal, count)
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    return (
+        Result(round(count / seconds, 1), "admissions/s", "the goal", goal, count),
+        Result(round(count / busy, 1), "admissions/s", "the goal by the clock", goal, count),
+    )
 
 
 def _give_back(database: Database, identifiers: list[str]) -> None:

@@ -53,6 +53,8 @@ def _explain(connection: Connection, snapshot: Snapshot, plan: Plan) -> None:
     """Say what is short, to those to whom it has not been said yet."""
     head = plan.kept[0].id if plan.kept else ""
     free = free_now(snapshot)
+    away = {uuid: found for uuid, found in snapshot.accelerators.items() if not found.offered}
+    snapshot = replace(snapshot, accelerators=away)  # all that the words need of thousands
     short: dict[Shape, list[str]] = {}
     changed = []
     for row, said in queue.first_in_line(connection, EXPLAINED):
