@@ -9,7 +9,16 @@ import json
 import sys
 from pathlib import Path
 
-from bench import admissions, cold_start, forecast, handover, openb, scheduler_pass, traces
+from bench import (
+    admissions,
+    cold_start,
+    forecast,
+    handover,
+    openb,
+    scheduler_pass,
+    traces,
+    waiting_pages,
+)
 
 BENCHES = {
     "admissions": admissions.measure,
@@ -19,6 +28,7 @@ BENCHES = {
     "openb": openb.measure,
     "scheduler_pass": scheduler_pass.measure,
     "traces": traces.measure,
+    "waiting_pages": waiting_pages.measure,
 }
 RESULTS = Path(__file__).parent / "results.json"
 

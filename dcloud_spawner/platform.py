@@ -69,6 +69,7 @@ class Platform:
         self.on_admitted: list[Callable[[Sequence[str]], None]] = []
         """Called after a pass of this process, from its thread, with the admitted ids."""
         self._database_threads = ThreadPoolExecutor(4, "database")
+        self._reading_threads = ThreadPoolExecutor(2, "reading")
         self.engine_threads = ThreadPoolExecutor(settings.engine_workers, "engine")
         """Threads for calls to the engine: many, so that one slow call blocks no other."""
 
@@ -77,6 +78,13 @@ class Platform:
     ) -> T:
         """Run a function that uses the database without blocking the event loop."""
         return await _in(self._database_threads, function, *args, **kwargs)
+
+    async def in_reading_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a function that only reads the database: no writer that waits for its turn keeps
+        the pages from their figures."""
+        return await _in(self._reading_threads, function, *args, **kwargs)
 
     async def in_engine_thread(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -127,6 +135,7 @@ class Platform:
     def close(self) -> None:
         """Let go of threads and connections."""
         self._database_threads.shutdown(wait=False, cancel_futures=True)
+        self._reading_threads.shutdown(wait=False, cancel_futures=True)
         self.engine_threads.shutdown(wait=False, cancel_futures=True)
         self.database.close()
 

@@ -121,7 +121,7 @@ class PoolWatch:
         return self._next
 
     async def _read(self) -> PoolState:
-        self.state = await self._platform.in_database_thread(self._read_and_prepare)
+        self.state = await self._platform.in_reading_thread(self._read_and_prepare)
         self._tell(list(self._waiting))
         for listener in self.listeners:
             listener(self.state)
@@ -140,7 +140,7 @@ class PoolWatch:
             with self._platform.database.reading() as connection:
                 return events.head(connection).sequence
 
-        return await self._platform.in_database_thread(look)
+        return await self._platform.in_reading_thread(look)
 
     async def _refresh_forever(self) -> None:
         loop = asyncio.get_running_loop()

@@ -50,7 +50,7 @@ class SpawnerViews(SpawnerProgress):
         """Everything the start page shows to this user now."""
         self.pool.keep_fresh()
         await self.pool.fresh()
-        last = await self.platform.in_database_thread(self._last_choice)
+        last = await self.platform.in_reading_thread(self._last_choice)
         offers, pool = await self.frames.now(self.closed_profiles())
         return SpawnFormView(
             user=self.user.name,
