@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dcloud_spawner.scheduler.guard import Demand, Guard, Guarding, spread
+from dcloud_spawner.scheduler.guard import Before, Demand, Guard, Guarding, spread
 from dcloud_spawner.scheduler.joint import Kind
 from dcloud_spawner.scheduler.occupancy import Occupancy
 from dcloud_spawner.scheduler.pool import Bools, Grant, Pool
@@ -30,6 +30,8 @@ class Turn:
         self._parts = request.parts
         self._placer = occupancy.placer
         self._alone = False
+        self._core_of: tuple[int, ...] = ()
+        self._core_rows: Bools | None = None
 
     @classmethod
     def without_reservations(
@@ -48,9 +50,12 @@ class Turn:
 
     def room(self, shape: Shape, among: Bools, ends_at: float, riding: str = "") -> Bools:
         """Those rows on which one part of a shape may go until a time and not delay it."""
+        core = self._core()
+        if core is None:
+            return np.zeros_like(among)
         room, known = among.copy(), dict[tuple[object, ...], bool]()
         concerned = [guard for guard in self._beside if guard.at < ends_at]
-        for row in np.flatnonzero(among):
+        for row in np.flatnonzero(among & core):
             key = self._state(int(row))
             if key not in known:
                 grant = self._placer.grant_on(int(row), shape)
@@ -74,10 +79,35 @@ class Turn:
 
     def possible(self) -> bool:
         """Whether the request can start at its time as things stand."""
-        among = self._guard.pool.fits(self._part)
-        layout = self._guard.pool.layout
-        parts = spread(self._part, self._parts, among, self._beside, self._first, layout)
-        return parts is not None
+        return self._place() is not None
+
+    def _place(self) -> tuple[Grant, ...] | None:
+        pool = self._guard.pool
+        among = pool.fits(self._part)
+        return spread(self._part, self._parts, among, self._beside, self._first, pool.layout)
+
+    def _core(self) -> Bools | None:
+        """Rows on nodes that are enough for the request and for the reservations beside it, so
+        that what happens on the others does not matter; None when all are not enough."""
+        states = tuple(guard.state for guard in self._beside)
+        if states != self._core_of:
+            self._core_of, self._core_rows = states, self._find_core()
+        return self._core_rows
+
+    def _find_core(self) -> Bools | None:
+        grants, layout = self._place(), self._guard.pool.layout
+        if grants is None:
+            return None
+        needed = np.isin(layout.node, [layout.node[grant.row] for grant in grants])
+        for guard in self._beside:
+            before = [guard.try_out(grant) for grant in grants]
+            core = guard.core()
+            for grant, found in zip(reversed(grants), reversed(before), strict=True):
+                guard.undo(grant, found)
+            if core is None:
+                return np.ones_like(needed)
+            needed |= core
+        return needed
 
     def _first(self, among: Bools) -> Grant | None:
         rows = np.flatnonzero(among)
@@ -96,11 +126,11 @@ class Turn:
         the pass.)"""
         self._guard.take(grant, riding)
 
-    def try_out(self, grant: Grant, riding: str = "") -> list[int]:
+    def try_out(self, grant: Grant, riding: str = "") -> Before:
         """Take for a moment; returns what :meth:`undo` needs."""
         return self._guard.try_out(grant, riding)
 
-    def undo(self, grant: Grant, before: list[int]) -> None:
+    def undo(self, grant: Grant, before: Before) -> None:
         """The opposite of :meth:`try_out`."""
         self._guard.undo(grant, before)
 
@@ -115,10 +145,10 @@ class _Until:
     def room(self, shape: Shape, among: Bools, riding: str = "") -> Bools:
         return self._turn.room(shape, among, self._ends_at, riding)
 
-    def try_out(self, grant: Grant, riding: str = "") -> list[int]:
+    def try_out(self, grant: Grant, riding: str = "") -> Before:
         return self._turn.try_out(grant, riding)
 
-    def undo(self, grant: Grant, before: list[int]) -> None:
+    def undo(self, grant: Grant, before: Before) -> None:
         self._turn.undo(grant, before)
 
 

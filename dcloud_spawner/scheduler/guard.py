@@ -8,6 +8,7 @@ begun. What is wanted is not laid on certain GPUs: it may move until somebody re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,14 +28,21 @@ class Demand(NamedTuple):
     reservation: str = ""
 
 
+class Before(NamedTuple):
+    """What a guard goes back to."""
+
+    wanted: list[int]
+    state: int
+
+
 class Guarding(Protocol):
     """Something that must stay possible."""
 
     at: float
 
     def room(self, shape: Shape, among: Bools, riding: str = "") -> Bools: ...
-    def try_out(self, grant: Grant, riding: str = "") -> list[int]: ...
-    def undo(self, grant: Grant, before: list[int]) -> None: ...
+    def try_out(self, grant: Grant, riding: str = "") -> Before: ...
+    def undo(self, grant: Grant, before: Before) -> None: ...
 
 
 class Guard:
@@ -57,6 +65,9 @@ class Guard:
         self._one = _Units(future, self._kinds[0]) if len(self._kinds) == 1 else None
         self._together = Together(self._kinds, most)
         self._nodes: list[RoomOfNode] | None = None
+        self._takes = 0
+        self.state = 0
+        """Another number after each take; the same one again when that was undone."""
         self._wanted = self._possible(most)
         self.holds = self._wanted == most
         """Whether all units fitted when it was made."""
@@ -82,18 +93,34 @@ class Guard:
             return among
         if self._one:
             return among & self._one.room(shape, wanted[0])
-        rooms, layout = self._rooms(), self.pool.layout
+        rooms, layout, core = self._rooms(), self.pool.layout, self._core(wanted)
+        if core is None:
+            return np.zeros_like(among)
         room, known = among.copy(), dict[tuple[RoomOfNode, int], bool]()
-        for row in np.flatnonzero(among):
-            node = layout.groups[row].node
+        for row in np.flatnonzero(among & core):
+            node = int(layout.node[row])
             position = layout.siblings[row].index(row)
             key = (rooms[node], position)
             if key not in known:
                 after = self._less(rooms[node], position, shape)
-                others = (*rooms[:node], *rooms[node + 1 :])
-                known[key] = self._together.fit((after, *others), wanted)
+                others = chain(rooms[:node], [after], rooms[node + 1 :])
+                known[key] = self._together.fit(others, wanted)
             room[row] = known[key]
         return room
+
+    def core(self) -> Bools | None:
+        """Rows on nodes that are enough by themselves: what happens on the others does not
+        matter. None when all are not enough."""
+        return self._core(self._wanted)
+
+    def _core(self, wanted: Sequence[int]) -> Bools | None:
+        layout = self.pool.layout
+        if not any(wanted):
+            return np.zeros(len(layout.groups), bool)
+        if self._one:
+            return self._one.core(wanted[0])
+        enough = self._together.first_enough(self._rooms(), wanted)
+        return None if enough is None else np.asarray(layout.node < enough)
 
     def _without(self, gpus: int, riding: str) -> list[int]:
         if riding not in self._kind_of:
@@ -106,18 +133,20 @@ class Guard:
     def take(self, grant: Grant, riding: str = "") -> None:
         """Somebody who still runs at that time was placed."""
         self._wanted = self._without(len(grant.gpus), riding)
+        self._takes += 1
+        self.state = self._takes
         self.pool.take(grant)
         self._read(grant)
 
-    def try_out(self, grant: Grant, riding: str = "") -> list[int]:
+    def try_out(self, grant: Grant, riding: str = "") -> Before:
         """Take for a moment; returns what :meth:`undo` needs."""
-        before = self._wanted
+        before = Before(self._wanted, self.state)
         self.take(grant, riding)
         return before
 
-    def undo(self, grant: Grant, before: list[int]) -> None:
+    def undo(self, grant: Grant, before: Before) -> None:
         """The opposite of :meth:`try_out`."""
-        self._wanted = before
+        self._wanted, self.state = before
         self.pool.give(grant)
         self._read(grant)
 
@@ -219,6 +248,14 @@ class _Units:
         units = np.maximum(units, 0)
         return units if self._most == PLENTY else np.minimum(units, self._most)
 
+    def core(self, wanted: int) -> Bools | None:
+        """Rows on the first nodes that have so many units; None when all have less."""
+        if self.total < wanted:
+            return None
+        upto = np.cumsum(np.where(self._first, self._capacity, 0))
+        last = int(np.searchsorted(upto, wanted))
+        return np.isin(self._node, self._node[: last + 1])
+
     def room(self, shape: Shape, wanted: int) -> Bools:
         """Rows on which one part of a shape may go, so that so many units still fit."""
         if shape.gpus == 0 or self._unit.gpus == 0:
@@ -251,7 +288,7 @@ def spread(
     """Places for all parts, each on a node of its own and where the guards still hold, or None.
     Nothing stays taken."""
     grants: list[Grant] = []
-    undo: list[tuple[Guarding, Grant, list[int]]] = []
+    undo: list[tuple[Guarding, Grant, Before]] = []
     for _ in range(parts):
         for guard in guards:
             among = guard.room(part, among, riding)

@@ -55,11 +55,16 @@ class Together:
 
     def fit(self, nodes: Iterable[RoomOfNode], wanted: Sequence[int]) -> bool:
         """Whether so many units of each kind fit."""
+        return self.first_enough(nodes, wanted) is not None
+
+    def first_enough(self, nodes: Iterable[RoomOfNode], wanted: Sequence[int]) -> int | None:
+        """How many of the nodes, from the first on, are enough for so many units; None when all
+        are not."""
         goal = tuple(wanted)
         reached: set[Mix] = {(0,) * len(goal)}
         if goal in reached:
-            return True
-        for node in nodes:
+            return 0
+        for number, node in enumerate(nodes, start=1):
             mixes = self._mixes_of(node)
             if len(mixes) == 1 and not any(mixes[0]):
                 continue
@@ -69,9 +74,9 @@ class Together:
                 for more in mixes
             }
             if goal in reached:
-                return True
+                return number
             reached = _unbeaten(reached)
-        return False
+        return None
 
     def _mixes_of(self, node: RoomOfNode) -> tuple[Mix, ...]:
         if node not in self._mixes:

@@ -22,8 +22,8 @@ from tests.reserving import (
 )
 from tests.values import AT, GIB, fits_in, gpus, holding, left_at, minutes, request, snapshot
 
-EXAMPLES = settings(max_examples=40, deadline=None)
-MANY = settings(max_examples=70, deadline=None)
+EXAMPLES = settings(max_examples=30, deadline=None)
+MANY = settings(max_examples=50, deadline=None)
 
 
 def possible(pool: Snapshot) -> bool:
