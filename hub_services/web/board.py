@@ -43,8 +43,10 @@ class Board:
     """By their start, those of the last days too."""
     band: Band | None
     """Free GPUs over the next day; None until it has been forecast for the first time."""
-    drawn: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict, compare=False)
-    """Pages that were drawn from it, by page and :meth:`stake`."""
+    drawn: dict[tuple[str, str], asyncio.Task[dict[str, str]]] = field(
+        default_factory=dict, compare=False
+    )
+    """Pages that are or were drawn from it, by page and :meth:`stake`."""
 
     @cached_property
     def waiting(self) -> list[tuple[int | None, Workload]]:
@@ -73,7 +75,9 @@ class Board:
     @cached_property
     def chart(self) -> StepChart | None:
         """The forecast; None where there are no GPUs, or nobody has made it yet."""
-        return step_chart(self.band) if self.band is not None and self.band.models else None
+        if self.band is None or not self.band.models:
+            return None
+        return step_chart(self.band, sum(model.free for model in self.pool.models))
 
     def stake(self, viewer: Viewer) -> str:
         """Viewers of the same stake are shown the same: all who have nothing here, and else
@@ -86,12 +90,15 @@ class Board:
 def read_board(platform: Platform, state: PoolState, band: Band | None) -> Board:
     """Read the rest. Blocks."""
     with platform.database.reading() as connection:
-        return Board(
+        board = Board(
             state=state,
             nodes=tuple(nodes.all_nodes(connection)),
             reservations=tuple(reservations.ending_since(connection, state.at - PAST)),
             band=band,
         )
+    # Here and not on the event loop: all of it takes long in a large pool.
+    _ = board.waiting, board.holding, board.users, board.pool, board.chart
+    return board
 
 
 class BandWatch:

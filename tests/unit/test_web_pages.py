@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcloud_spawner import queueing, reservations
+from dcloud_spawner import drains, queueing, reservations
 from dcloud_spawner.live.pool import read_pool
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.scheduler.band import Band, Free
@@ -16,7 +16,7 @@ from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.reservations import NewReservation
 from hub_services.web.board import Board, read_board
 from hub_services.web.pages.chart import HEIGHT, WIDTH, step_chart, steps_of
-from hub_services.web.pages.gpus import gpus_page
+from hub_services.web.pages.gpus import NODES_SHOWN, gpus_page
 from hub_services.web.pages.queue import SHOWN, queue_page
 from hub_services.web.pages.reservations import reservations_page
 from hub_services.web.viewer import Viewer, viewer_of
@@ -52,25 +52,29 @@ def band(**values: tuple[int, ...]) -> Band:
 
 
 def test_equal_neighbours_of_a_forecast_are_one_step() -> None:
-    steps = steps_of(band(low=(0, 0, 0, 1), median=(0, 0, 2, 2), high=(1, 1, 4, 4)))
+    steps = steps_of(band(low=(0, 0, 0, 1), median=(0, 0, 2, 2), high=(1, 0, 4, 4)), 0)
     assert [(step.low, step.median, step.high) for step in steps] == [
-        (0, 0, 1),
+        (0, 0, 0),
         (0, 2, 4),
         (1, 2, 4),
     ]
     assert steps[0].at == datetime.fromtimestamp(1_800_000_000, UTC)
 
 
+def test_now_is_what_is_free_now_and_no_forecast() -> None:
+    assert steps_of(band(low=(0, 0), median=(0, 0), high=(0, 0)), 3)[0].low == 3
+
+
 def test_models_are_added_up_in_the_chart() -> None:
     one = Free((1, 0), (1, 1), (2, 2), 4)
-    chart = step_chart(Band((0.0, 900.0), {"A100": one, "A5000": one}))
+    chart = step_chart(Band((0.0, 900.0), {"A100": one, "A5000": one}), 3)
     assert chart.total == 8
-    assert [(step.low, step.median, step.high) for step in chart.steps] == [(2, 2, 4), (0, 2, 4)]
+    assert [(step.low, step.median, step.high) for step in chart.steps] == [(3, 3, 3), (0, 2, 4)]
     assert "0 to 4 of the 8 GPUs" in chart.words
 
 
 def test_the_chart_stays_inside_its_frame() -> None:
-    chart = step_chart(band(low=(0, 4), median=(2, 4), high=(4, 4)))
+    chart = step_chart(band(low=(0, 4), median=(2, 4), high=(4, 4)), 4)
     for path in (chart.low_area, chart.band, chart.median_line):
         points = [point.split() for point in path.strip("MZ").split("L")]
         assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in points)
@@ -163,3 +167,13 @@ def test_an_administrator_needs_the_right_and_a_token_that_carries_it(
     model: dict[str, object], administrator: bool
 ) -> None:
     assert viewer_of({"name": "x", **model}).administrator is administrator
+
+
+def test_of_many_nodes_those_with_trouble_come_first(database_url: str, tmp_path: Path) -> None:
+    settings = platforms.settings_for(database_url, tmp_path)
+    nodes = [node(1, name=f"n{number:03}") for number in range(NODES_SHOWN + 6)]
+    with platforms.opened(settings, MemoryEngine(*nodes)) as opened:
+        drains.drain_node(opened, nodes[-1].name, "memory test", Actor("boss"))
+        page = gpus_page(board_of(opened), BOSS)
+    assert page.nodes[0].name == nodes[-1].name
+    assert (len(page.nodes), page.hidden, page.total) == (NODES_SHOWN, 6, NODES_SHOWN + 6)

@@ -44,10 +44,10 @@ class StepChart:
     """The chart in a sentence."""
 
 
-def step_chart(band: Band) -> StepChart:
+def step_chart(band: Band, free_now: int) -> StepChart:
     """Draw the GPUs of all models together."""
     total = sum(free.total for free in band.models.values())
-    steps = steps_of(band)
+    steps = steps_of(band, free_now)
     start = datetime.fromtimestamp(band.times[0], UTC)
     length = timedelta(seconds=band.times[-1] - band.times[0])
     top = max(1, total)
@@ -78,10 +78,11 @@ def step_chart(band: Band) -> StepChart:
     )
 
 
-def steps_of(band: Band) -> tuple[Step, ...]:
-    """All models together; equal neighbours are one step."""
-    steps: list[Step] = []
-    for number, at in enumerate(band.times):
+def steps_of(band: Band, free_now: int) -> tuple[Step, ...]:
+    """All models together; equal neighbours are one step. The first one is no forecast: a course
+    of the future may take what is free in its first moment."""
+    steps = [Step(datetime.fromtimestamp(band.times[0], UTC), free_now, free_now, free_now)]
+    for number, at in enumerate(band.times[1:], start=1):
         free = band.models.values()
         step = Step(
             datetime.fromtimestamp(at, UTC),
@@ -89,12 +90,8 @@ def steps_of(band: Band) -> tuple[Step, ...]:
             sum(one.median[number] for one in free),
             sum(one.high[number] for one in free),
         )
-        before = steps[-1] if steps else None
-        if before is None or (step.low, step.median, step.high) != (
-            before.low,
-            before.median,
-            before.high,
-        ):
+        before = steps[-1]
+        if (step.low, step.median, step.high) != (before.low, before.median, before.high):
             steps.append(step)
     return tuple(steps)
 

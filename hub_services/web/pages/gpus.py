@@ -15,6 +15,9 @@ from dcloud_spawner.store.workloads import Workload
 from hub_services.web.board import Board
 from hub_services.web.viewer import Viewer
 
+NODES_SHOWN = 64
+"""More would be slow to draw and nobody would read them; the API reaches all."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -45,6 +48,11 @@ class NodePart:
     runs: str
     tiles: tuple[Tile, ...]
 
+    @property
+    def trouble(self) -> bool:
+        """Whether anything of it is out of service."""
+        return self.drained or any(tile.state in ("fault", "out", "off") for tile in self.tiles)
+
 
 @dataclass(frozen=True)
 class GpusPage:
@@ -52,17 +60,15 @@ class GpusPage:
 
     viewer: Viewer
     nodes: tuple[NodePart, ...]
+    hidden: int
+    """Nodes that are not listed."""
+    total: int
     free: int
     busy: int
     out: int
     faulty: int
     tab: str = "GPUs"
     news: str = ""
-
-    @property
-    def total(self) -> int:
-        """All GPUs."""
-        return sum(len(node.tiles) for node in self.nodes)
 
 
 def gpus_page(board: Board, viewer: Viewer) -> GpusPage:
@@ -77,9 +83,13 @@ def gpus_page(board: Board, viewer: Viewer) -> GpusPage:
     }
     parts = tuple(_node(node, state, holders) for node in board.nodes)
     states = [tile.state for node in parts for tile in node.tiles]
+    if len(parts) > NODES_SHOWN:  # what needs a look comes first
+        parts = tuple(sorted(parts, key=lambda node: (not node.trouble, node.name)))
     return GpusPage(
         viewer=viewer,
-        nodes=parts,
+        nodes=parts[:NODES_SHOWN],
+        hidden=max(0, len(parts) - NODES_SHOWN),
+        total=len(states),
         free=states.count("free"),
         busy=states.count("busy") + states.count("draining"),
         out=states.count("out") + states.count("off"),

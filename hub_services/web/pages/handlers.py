@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -65,15 +66,16 @@ class PageHandler(Handler):
             raise NotAllowed("Only administrators see this page.")
         return found
 
-    def draw(self, page: LivePage, board: Board) -> dict[str, str]:
-        """The middle of a page for this viewer, in its parts."""
+    async def draw(self, page: LivePage, board: Board) -> dict[str, str]:
+        """The middle of a page for this viewer, in its parts; once for all who see the same."""
         assert self.viewer is not None
+        drawing = self.service.platform.in_database_thread
         if page.administrators:  # they are few, and their pages show more than the board
-            return self._draw(page, board)
+            return await drawing(self._draw, page, board)
         key = page.name, board.stake(self.viewer)
         if key not in board.drawn:
-            board.drawn[key] = self._draw(page, board)
-        return board.drawn[key]
+            board.drawn[key] = asyncio.create_task(drawing(self._draw, page, board))
+        return await asyncio.shield(board.drawn[key])
 
     def _draw(self, page: LivePage, board: Board) -> dict[str, str]:
         shown = self.shown(page, board)
@@ -131,7 +133,7 @@ class ShowPage(PageHandler):
                     for other in self.pages.values()
                     if self.viewer.administrator or not other.administrators
                 ],
-                fragment="".join(self.draw(page, board).values()),
+                fragment="".join((await self.draw(page, board)).values()),
                 q=self.shown(page, board),
                 models=tuple(sorted({row.model for row in board.state.accelerators.values()})),
                 xsrf=self.xsrf_token.decode(),
@@ -154,7 +156,8 @@ class PageEvents(EventStream, PageHandler):
 
         async def compose() -> Frames:
             board = await self.service.board.current()
-            return {part: frame("page", html) for part, html in self.draw(page, board).items()}
+            drawn = await self.draw(page, board)
+            return {part: frame("page", html) for part, html in drawn.items()}
 
         await self.follow(compose, self.service.board.changed)
 
