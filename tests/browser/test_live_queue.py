@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from dcloud_spawner import queueing
+from dcloud_spawner.platform import Platform
+from dcloud_spawner.settings import Settings
+from dcloud_spawner.store import events, workloads
+from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.events import Actor
 from tests.browser.staged import QueueHub
 from tests.browser.story import A100
+from tests.memory_engine import MemoryEngine
 
 pytestmark = pytest.mark.browser
 
 CHOICE = {"profile": "pytorch", "memory_gib": 32, "cpus": 4, "hours": 4, "gpu_model": A100}
 FREE = f"[data-model='{A100}'] [data-free]"
-SOON = 2000
+SOON = 8000
+"""Milliseconds on a machine that is busy with other tests; the 2 s of the promise are measured."""
+
+NOTE_CHANGE = """selector => {
+  const shown = document.querySelector(selector);
+  new MutationObserver(() => { window.changedAt ??= Date.now(); }).observe(
+    shown, { childList: true, characterData: true, subtree: true });
+}"""
 
 Window = Callable[[str], Page]
 
@@ -60,6 +73,20 @@ def window(browser: Browser, queue_hub: QueueHub) -> Iterator[Window]:
     assert not errors
 
 
+def admitted_at(hub: QueueHub, user: str) -> float:
+    """When the action log says that the last request of a user was admitted."""
+    database = Database(Settings(state=hub.folder / "state").store_url)
+    with database.reading() as connection:
+        admitted = [
+            line.at.timestamp()
+            for line in events.read(connection)
+            if line.action == "workload.admit"
+            and workloads.get(connection, line.target).user == user
+        ]
+    database.close()
+    return admitted[-1]
+
+
 def choose(page: Page, gpus: int) -> None:
     page.get_by_role("radio", name="PyTorch").check(force=True)
     page.locator("#pytorch-model").select_option(A100)
@@ -91,10 +118,10 @@ def test_what_is_free_falls_while_the_other_one_starts_and_is_offered_no_more(
         expect(page.locator("#o-note b")).to_have_text("Starts now")
         expect(page.locator("[data-live]")).to_have_text("Live")
     choose(two, 3)
-    begun = time.monotonic()
+    one.evaluate(NOTE_CHANGE, FREE)
     two.evaluate("document.querySelector('#spawn_form').requestSubmit()")
     expect(one.locator(FREE)).to_have_text("1 of 4 free", timeout=SOON)
-    seconds = time.monotonic() - begun
+    seen_at = float(one.evaluate("window.changedAt")) / 1000
     expect(one.locator(mark(one, 1))).to_have_text("now")
     expect(one.locator(mark(one, 2))).to_have_text(re.compile("waits|–"))
     expect(one.locator("#o-note b")).to_have_text(re.compile("Joins the queue"))
@@ -103,7 +130,7 @@ def test_what_is_free_falls_while_the_other_one_starts_and_is_offered_no_more(
     queue_hub.leave("bob")
     expect(one.locator(FREE)).to_have_text("4 of 4 free", timeout=SOON)
     expect(one.locator("#o-note b")).to_have_text("Starts now")
-    assert seconds < 2
+    assert seen_at - admitted_at(queue_hub, "bob") < 2
 
 
 def test_the_place_moves_the_reason_is_right_and_leaving_makes_way(
@@ -144,6 +171,40 @@ def test_something_smaller_starts_at_once_instead(window: Window, queue_hub: Que
     other = window("bob")
     other.goto(f"{queue_hub.url}/hub/spawn")
     expect(other.locator(FREE)).to_have_text("0 of 4 free")
+
+
+def test_work_goes_on_without_gpus_and_the_place_is_kept(
+    window: Window, queue_hub: QueueHub
+) -> None:
+    queue_hub.ask("carol", {**CHOICE, "gpus": 2})
+    ada = window("ada")
+    wait_for(ada, queue_hub, 4)
+    ada.get_by_role("button", name="Start on CPU").click()
+    ada.wait_for_url(re.compile("/user/ada/|/spawn-pending/ada/."))
+    ada.goto(f"{queue_hub.url}/hub/spawn-pending/ada")
+    expect(ada.locator("#w-place")).to_have_text("1")
+    expect(ada.locator("#w-on-cpu")).to_contain_text("You work on CPU meanwhile")
+    expect(ada.locator("#w-cpu")).to_be_hidden()
+
+
+def test_a_hold_by_another_process_is_shown_with_its_reason(
+    window: Window, queue_hub: QueueHub
+) -> None:
+    queue_hub.ask("carol", {**CHOICE, "gpus": 2})
+    ada = window("ada")
+    wait_for(ada, queue_hub, 4)
+    settings = Settings(state=queue_hub.folder / "state", simulated_gpus=True)
+    other = Platform(settings, engine=MemoryEngine())
+    with other.database.reading() as connection:
+        waiting = workloads.find_open(connection, "ada", "")
+    assert waiting is not None
+    queueing.hold(other, waiting.id, "maintenance at noon", Actor("admin-a"))
+    expect(ada).to_have_title("On hold · DCloud", timeout=SOON)
+    expect(ada.locator("#w-list")).to_contain_text("holds this request back: maintenance at noon.")
+    expect(ada.locator("#w-place-box")).to_be_hidden()
+    queueing.release_hold(other, waiting.id, Actor("admin-a"))
+    expect(ada).to_have_title("Place 1 · DCloud", timeout=SOON)
+    other.close()
 
 
 def test_a_hub_that_dies_is_noticed_and_the_figures_come_back_by_themselves(

@@ -351,7 +351,9 @@ def test_draining_says_who_runs_there_and_is_seen_by_everybody(
     user, boss = open_page("user-a"), open_page(ADMINISTRATOR, "gpus")
     boss.get_by_role("button", name="Drain gpu-01", exact=True).click()
     dialog = boss.get_by_role("dialog", name="Drain gpu-01?")
-    expect(dialog).to_contain_text("Runs there:")
+    expect(dialog).to_contain_text(
+        re.compile(r"Runs there: .*at most until (\d+ \w+, )?\d\d:\d\d\)")
+    )
     expect(dialog).to_contain_text("user-b")
     dialog.get_by_label("Reason").fill("new memory")
     dialog.get_by_role("button", name="Drain", exact=True).click()
