@@ -7,6 +7,7 @@ has no wait yet, so those are counted beside, with the shortest and longest they
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from datetime import datetime
 
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
-from hub_services.loadtest.journal import Call, Journal
+from hub_services.loadtest.journal import Call, Journal, Machine
 from hub_services.loadtest.run import Outcome
 
 WINDOWS = 40
@@ -100,6 +101,7 @@ class Figures:
     containers_checked: int
     used_twice: Sequence[str]
     left_behind: str
+    machine: Machine
     kinds: dict[str, str] = field(default_factory=lambda: dict(KINDS))
 
     def as_json(self) -> dict[str, object]:
@@ -158,6 +160,7 @@ def figures(outcome: Outcome) -> Figures:
         containers_checked=journal.container_checks,
         used_twice=journal.used_twice,
         left_behind=outcome.left.sentence(),
+        machine=Machine(os.cpu_count() or 1, outcome.load_before, outcome.load_after),
     )
 
 

@@ -53,6 +53,16 @@ class PoolSample:
     gpus: int
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How busy the machine was before the run and at its end, its own part included."""
+
+    cores: int
+    load_before: float
+    """Programs that wanted a core, over the last minute."""
+    load_after: float
+
+
 @dataclass
 class Journal:
     """Everything, in the order in which it happened."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Outcome:
     """The workloads of the run's people, as they were when it closed."""
     leases: Sequence[Lease] = ()
     left: Left = field(default_factory=Left)
+    load_before: float = 0.0
+    load_after: float = 0.0
 
 
 async def run_load_test(
@@ -68,7 +71,7 @@ async def run_load_test(
     began = utc_now()
     with service_token(platform.settings.hub_store_url, wanted.seconds + TIDY_SECONDS) as token:
         run = note_run(platform.settings.state, wanted.users, began)
-        outcome = Outcome(wanted, bounds, run, began, journal)
+        outcome = Outcome(wanted, bounds, run, began, journal, load_before=os.getloadavg()[0])
         broom = Broom(platform, hub, token, wanted.actor, say)
         shared = Shared(hub, journal, asyncio.Semaphore(bounds.cpu_places))
         with _ending_on_signals(shared, outcome, say):
@@ -80,7 +83,7 @@ async def run_load_test(
                 await _live(platform, outcome, shared, tokens, view)
             finally:
                 shared.closing.set()
-                outcome.ended_at = utc_now()
+                outcome.ended_at, outcome.load_after = utc_now(), os.getloadavg()[0]
                 outcome.rows = await platform.in_database_thread(_rows, platform, outcome)
                 outcome.left = await broom.sweep(run.names)
                 await hub.close()
