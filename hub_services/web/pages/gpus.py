@@ -166,4 +166,5 @@ def _runs(workloads: list[Workload], now: datetime) -> str:
 
 def _until(workload: Workload, now: datetime) -> str:
     end = ends_at(workload, now)
-    return f", at most until {end:%H:%M} UTC" if end else ""
+    # The page puts the reader's own time into the braces.
+    return f", at most until {{{end.isoformat(timespec='seconds')}}}" if end else ""

@@ -145,7 +145,7 @@ def queue_page(board: Board, viewer: Viewer) -> QueuePage:
         waiting=waiting,
         hidden=len(rows) - len(listed),
         length=len(rows),
-        longest_wait=_ago(first, state.at) if first else "",
+        longest_wait=_minutes(first, state.at) if first else "",
         running=tuple(_running(workload, board, viewer) for workload in shown),
         running_hidden=len(holding) - len(shown),
         record=state.record,
@@ -155,10 +155,10 @@ def queue_page(board: Board, viewer: Viewer) -> QueuePage:
     )
 
 
-def _ago(then: datetime, now: datetime) -> str:
-    """A length in minutes: seconds would make another page every second."""
+def _minutes(then: datetime, now: datetime) -> str:
+    """A length from a minute on: seconds would make another page every second."""
     seconds = (now - then).total_seconds()
-    return length_words(seconds) if seconds >= 60 else "under a minute"
+    return length_words(seconds) if seconds >= 60 else ""
 
 
 def who(workload: Workload, viewer: Viewer) -> str:
@@ -209,7 +209,7 @@ def _waiting(workload: Workload, state: PoolState, viewer: Viewer) -> WaitingRow
         tier=workload.tier,
         why_due=_why_due(workload),
         submitted_at=workload.submitted_at,
-        waits=_ago(workload.submitted_at, state.at),
+        waits=_minutes(workload.submitted_at, state.at),
         expected_from=workload.expected_from,
         expected_to=workload.expected_to,
         latest_at=workload.latest_start_at,

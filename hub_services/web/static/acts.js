@@ -1,6 +1,6 @@
 // What people and administrators do, each after a question that says what it means.
 import { call } from "./api.js";
-import { say } from "../words.js";
+import { hour, say } from "../words.js";
 
 const by = (id) => document.getElementById(id);
 const dialog = by("a-dialog"), form = by("a-form"), reason = by("a-reason"), wrong = by("a-wrong"), sure = by("a-sure");
@@ -14,7 +14,7 @@ const ACTS = {
   hold: (row) => ({ short: "Hold", ask: `Keep this request on hold? ${row.about}`, lost: "It keeps its due time, but does not start until somebody releases it. Its owner sees the reason.", sure: "Hold", path: `workloads/${row.workload}/hold`, reason: true }),
   release: (row) => ({ short: "Release", ask: `Release this request? ${row.about}`, lost: "It waits again at the place of its due time.", sure: "Release", path: `workloads/${row.workload}/release`, reason: false }),
   move: (row) => ({ short: "To the head", ask: `Move this request to the head? ${row.about}`, lost: "It goes before everybody who waits, also before what was moved earlier. Its owner sees the reason.", sure: "Move to the head", path: `workloads/${row.workload}/move`, reason: true }),
-  drain: (row) => ({ ask: `Drain ${row.about}?`, lost: "Nothing new starts there. Who runs there goes on until they stop.", who: row.runs, sure: "Drain", path: row.path + "/drain", reason: true }),
+  drain: (row) => ({ ask: `Drain ${row.about}?`, lost: "Nothing new starts there. Who runs there goes on until they stop.", who: row.runs.replace(/\{([^}]+)\}/g, (_, iso) => hour(new Date(iso))), sure: "Drain", path: row.path + "/drain", reason: true }),
   undrain: (row) => ({ ask: `Offer ${row.about} again?`, lost: "What waits may start there at once.", sure: "Offer again", path: row.path + "/undrain", reason: false }),
   unreserve: (row) => ({ ask: `Cancel this reservation? ${row.about}`, lost: "Its GPUs go to everybody. Who runs on it goes on.", sure: "Cancel reservation", look: "btn-stop", method: "DELETE", path: `reservations/${row.reservation}`, reason: false }),
 };
