@@ -39,6 +39,8 @@ class ServerRow:
     stops_at: datetime | None
     fault: str
     """Which of its GPUs are out of order, and what to do; empty when none is."""
+    warning: str
+    """Why it will be stopped before its limit; empty when it will not."""
     notes: tuple[str, ...]
     last_activity: datetime | None
     home: str
@@ -85,6 +87,7 @@ class PageWords:
             running_for=length_words((now - started).total_seconds()) if started else "",
             stops_at=moment(held.get("stops_at")) if state == "running" else None,
             fault=_fault(held),
+            warning=str(held.get("warning") or ""),
             notes=tuple(texts(held, "reasons")),
             last_activity=moment(getattr(spawner, "last_activity", None)),
             home=size_words(size) if isinstance(size, int) and size >= 0 else "",

@@ -144,14 +144,13 @@ class SpawnerViews(SpawnerProgress):
             "started_at": _iso(workload.ready_at),
             "stops_at": _iso(ends_at(workload, utc_now())),
             "node": workload.node,
+            "warning": _warning(workload),
             "reasons": list(self._notes(workload)),
         }
 
     def _notes(self, workload: Workload) -> Iterator[str]:
         """What the owner of a running server should know."""
-        if workload.notice_reason == PREEMPTED:
-            yield f"It will be stopped early. {workload.notice_detail} Save your work."
-        elif workload.notice_reason == RESERVATION_ENDS:
+        if workload.notice_reason == RESERVATION_ENDS:
             yield "It ends with the reservation that it runs on."
         if self.tells_use and opens_until(self.platform, workload) is not None:
             minutes = count_words(self.platform.settings.unused_minutes, "minute")
@@ -211,6 +210,13 @@ def refuse_missing_image(platform: Platform, image: str) -> None:
         hint="An administrator can build it with: dcloud images",
         code="image_missing",
     )
+
+
+def _warning(workload: Workload) -> str:
+    """What the owner must know now, or work is lost; empty when nothing threatens."""
+    if workload.notice_reason != PREEMPTED:
+        return ""
+    return f"{workload.notice_detail} Save your work."
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -17,7 +17,7 @@ from dcloud_spawner.reservations import cancel_reservation, reserve
 from dcloud_spawner.scheduler.schedule import ends_at
 from dcloud_spawner.spawners.meanwhile import choice_beside
 from dcloud_spawner.spawners.use import _told
-from dcloud_spawner.spawners.views import SpawnerViews
+from dcloud_spawner.spawners.views import SpawnerViews, _warning
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.reservations import NewReservation
@@ -149,13 +149,12 @@ def notes(platform: Platform, workload: Workload, *, tells_use: bool = False) ->
 
 def test_the_owner_reads_that_a_server_will_be_stopped_early_and_why(platform: Platform) -> None:
     workload = start(platform)
-    assert notes(platform, workload) == []
+    assert _warning(workload) == ""
     with platform.database.transaction() as connection:
         values = {"notice_reason": "preempted", "notice_detail": "Gold needs its place."}
         workloads.set_values(connection, workload.id, **values)
-    assert notes(platform, workload) == [
-        "It will be stopped early. Gold needs its place. Save your work."
-    ]
+    said = _warning(get(platform, workload.id))
+    assert said == "Gold needs its place. Save your work."
 
 
 def test_what_runs_on_a_reservation_ends_with_it_unless_the_reservation_is_given_up(
