@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -74,6 +78,32 @@ def test_what_is_free_is_kept_fresh_while_the_page_is_open(page: Page, hub: Stag
         "0 of 8 free", timeout=8000
     )
     expect(page.locator("#o-note b")).to_have_text("Joins the queue at place 1")
+
+
+def test_where_events_do_not_come_through_the_page_asks(page: Page, hub: StagedHub) -> None:
+    hub.pool(silent=True)
+    page.goto(f"{hub.url}/hub/spawn")
+    expect(page.locator("[data-live]")).to_have_text("Live")
+    hub.pool(silent=True, free={A100: 0, A5000: 0}, queue=0)
+    expect(page.locator(f"[data-model='{A100}'] [data-free]")).to_have_text(
+        "0 of 8 free", timeout=12000
+    )
+
+
+def test_an_expected_range_is_in_the_readers_own_zone(page: Page, hub: StagedHub) -> None:
+    hub.pool(expected=[30, 60])
+    page.goto(f"{hub.url}/hub/spawn")
+    page.get_by_role("radio", name="PyTorch").check(force=True)
+    page.locator("[name='pytorch.gpus'][value='3']").check(force=True)
+    berlin = datetime.now(ZoneInfo("Europe/Berlin"))
+    expected = {
+        f"{berlin + timedelta(minutes=ago + 30):%H:%M}–{berlin + timedelta(minutes=ago + 60):%H:%M}"
+        for ago in (-1, 0)
+    }
+    mark = page.locator("label:has([name='pytorch.gpus'][value='3']) [data-mark]")
+    expect(mark).to_have_text(re.compile(r"\d\d:\d\d–"))
+    said = mark.inner_text().split(", ")[-1]
+    assert said in expected
 
 
 def test_an_image_that_becomes_ready_opens_the_way(page: Page, hub: StagedHub) -> None:
@@ -162,3 +192,5 @@ def test_the_live_figures_of_another_user_are_not_to_be_had(
     other = sign_in(f"{user}-other")
     assert other.request.get(f"{hub.url}/hub/dcloud/live/{user}").status in (403, 404)
     assert page.request.get(f"{hub.url}/hub/dcloud/live/{user}").status == 200
+    assert other.request.get(f"{hub.url}/hub/dcloud/events/{user}").status in (403, 404)
+    assert page.request.get(f"{hub.url}/hub/dcloud/events/nobody").status in (403, 404)

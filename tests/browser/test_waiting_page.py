@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,45 @@ def test_server_and_script_say_the_same(
         " ".join(text.split()) for text in scripted[0]
     ]
     assert drawn[1] == scripted[1]
+
+
+def test_whoever_asks_for_it_is_told_when_it_is_ready(
+    page: Page, hub: StagedHub, user: str
+) -> None:
+    page.context.grant_permissions(["notifications"], origin=hub.url)
+    # The notification itself is the browser's; what is asked of it is written down.
+    page.add_init_script(
+        "const Real = Notification; window.Notification = class extends Real {"
+        " constructor(title, said) { super(title, said);"
+        "  localStorage.told = `${title}: ${said.body}`; } };"
+    )
+    wait_for_place(page, hub, user)
+    tell = page.locator("#w-tell")
+    expect(tell).to_have_attribute("aria-pressed", "false")
+    tell.click()
+    expect(tell).to_have_text("You will be told")
+    expect(tell).to_have_attribute("aria-pressed", "true")
+    hub.stage(user, event=starting(), ready=True)
+    page.wait_for_url(f"**/user/{user}/**")
+    told = page.evaluate("localStorage.told")
+    assert told == "Your server is ready: 3 × A100 SXM4 80 GB"
+
+
+def test_the_range_the_record_and_what_would_start_instead_are_shown(
+    page: Page, hub: StagedHub, user: str
+) -> None:
+    wait_for_place(page, hub, user)
+    expect(page.locator("#w-when")).to_have_text(re.compile(r"^in \d+ to \d+ min$"))
+    expect(page.locator("#w-record")).to_have_text("Of the last 50 such ranges, 41 held.")
+    page.get_by_role("button", name="Start 2 GPUs").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Start with 2 GPUs of this model?")
+    expect(dialog).to_contain_text("You give up place 3 in the queue.")
+    page.keyboard.press("Escape")
+    hub.stage(user, event=queued(meanwhile={"server": "cpu", "state": "running"}))
+    expect(page.locator("#w-on-cpu")).to_contain_text("Server “cpu”")
+    hub.stage(user, event=queued(reservation={"title": "Class", "from": None, "to": None}))
+    expect(page.locator("#w-booked")).to_have_text("On the reservation “Class”")
 
 
 def test_times_are_local_with_the_exact_utc_in_the_title(
