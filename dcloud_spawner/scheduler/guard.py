@@ -108,6 +108,13 @@ class Guard:
             room[row] = known[key]
         return room
 
+    def loss(self, shape: Shape) -> Ints:
+        """How many units less fit when one part of a shape goes to each row; nothing when there
+        are several kinds of units."""
+        if self._one:
+            return self._one.loss(shape)
+        return np.zeros(len(self.pool.layout.groups), np.int64)
+
     def core(self) -> Bools | None:
         """Rows on nodes that are enough by themselves: what happens on the others does not
         matter. None when all are not enough."""
@@ -258,6 +265,10 @@ class _Units:
 
     def room(self, shape: Shape, wanted: int) -> Bools:
         """Rows on which one part of a shape may go, so that so many units still fit."""
+        return np.asarray(self.total - self.loss(shape) >= wanted)
+
+    def loss(self, shape: Shape) -> Ints:
+        """How many units less fit when one part of a shape goes to each row."""
         if shape.gpus == 0 or self._unit.gpus == 0:
             after = self._units
         elif self._unit.milli < WHOLE:
@@ -273,7 +284,7 @@ class _Units:
             self._pool.memory - shape.memory_bytes,
             self._pool.cpu - shape.cpu_millicores,
         )
-        return np.asarray(self.total - self._capacity + capacity >= wanted)
+        return self._capacity - capacity
 
 
 def spread(

@@ -212,7 +212,12 @@ class _Pass:
         if self._reservations:
             among = among & pool.fits(part)
         choose = partial(self._one, part)
-        return spread(part, shape.parts, among, guards, choose, pool.layout, riding)
+        grants = spread(part, shape.parts, among, guards, choose, pool.layout, riding)
+        if grants is None and shape.parts > 1:
+            # The best places for the first parts left too little: those that cost least instead.
+            choose = partial(self._cheapest, part, guards)
+            grants = spread(part, shape.parts, among, guards, choose, pool.layout, riding)
+        return grants
 
     def _guarding(self, ends_at: float) -> list[Guarding]:
         """What something that still runs at its time might delay."""
@@ -224,6 +229,14 @@ class _Pass:
     def _one(self, part: Shape, among: Bools) -> Grant | None:
         grants = self.occupancy.placer.place(part, among)
         return grants[0] if grants is not None else None
+
+    def _cheapest(self, part: Shape, guards: Sequence[Guarding], among: Bools) -> Grant | None:
+        among = among & self.occupancy.pool.fits(part)
+        if not among.any():
+            return None
+        loss = sum(guard.loss(part) for guard in guards if isinstance(guard, Guard))
+        least = np.broadcast_to(np.asarray(loss), among.shape)
+        return self._one(part, among & (least == least[among].min()))
 
     def _concerned(self, ends_at: float) -> list[Guard]:
         """Guards of times at which something that starts now still runs."""

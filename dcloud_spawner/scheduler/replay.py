@@ -88,7 +88,7 @@ class Replay:
 
     def play(self, jobs: Iterable[Job]) -> dict[str, float]:
         """Submit jobs at their times (in that order) and go on until all have started; returns
-        when each did."""
+        when each did. For replays without advance reservations: nothing happens at their times."""
         for at, together in groupby(jobs, key=lambda job: job.request.submitted_at):
             while self._ends and self._ends[0][0] < at:
                 self.end_next()

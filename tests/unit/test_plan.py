@@ -4,14 +4,16 @@ second opinion that counts names instead of planning, and the cases that once we
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcloud_spawner.scheduler.order import ordered
-from dcloud_spawner.scheduler.snapshot import Accelerator, Node, Request, Snapshot
-from tests.planning import Outcome, plan_of, replay, running_after, starts
+from dcloud_spawner.scheduler.snapshot import Accelerator, Holding, Node, Request, Snapshot
+from tests.planning import plan_of, replay, running_after, starts
 from tests.reserving import every_start
 from tests.values import (
     AT,
@@ -200,11 +202,19 @@ def test_nobody_is_left_waiting_who_fits_and_would_delay_nobody(pool: Snapshot) 
         if head is None or at is None or wish is head:
             assert not fits_in(pool, wish, running)
             continue
-        if wish.parts > 1:
-            continue  # placed part by part, the best first: see docs of ``guard.spread``
-        for begun in every_start(pool, wish, running):
-            then = left_at([*running, begun], at, pool.at)
+        for begun in every_way(pool, wish, running):
+            then = left_at([*running, *begun], at, pool.at)
             assert not fits_in(pool, head, then)
+
+
+def every_way(
+    pool: Snapshot, wish: Request, running: Sequence[Holding]
+) -> Iterator[tuple[Holding, ...]]:
+    """Every way to start all parts of a request now, each on a node of its own."""
+    part = replace(wish, gpus=wish.gpus // wish.parts, parts=1)
+    for chosen in combinations(list(every_start(pool, part, running)), wish.parts):
+        if len({begun.node for begun in chosen}) == wish.parts:
+            yield chosen
 
 
 @EXAMPLES
@@ -325,8 +335,8 @@ def test_what_was_freed_on_a_drained_node_is_not_planned_with() -> None:
 
 
 def test_an_empty_pool_keeps_everyone_waiting() -> None:
-    outcome: Outcome = plan_of(Snapshot(AT, {}, {}, (), (request("q1", 0), request("q2", 1))))
-    assert [found.id for found in outcome.plan.kept] == ["q1", "q2"]
+    plan = plan_of(Snapshot(AT, {}, {}, (), (request("q1", 0), request("q2", 1)))).plan
+    assert [found.id for found in plan.kept] == ["q1", "q2"]
 
 
 def test_accelerators_that_share_an_index_are_taken_in_the_order_of_their_names() -> None:
@@ -342,9 +352,7 @@ def test_a_moved_request_is_planned_before_whoever_was_due_before() -> None:
 
 def test_a_held_request_neither_starts_nor_holds_anybody_up() -> None:
     queue = [request("q1", 2, held=True), request("q2", 1)]
-    outcome = plan_of(snapshot(gpus("n1", 2), queue=queue))
-    assert outcome.started == ["q2"]
-    assert outcome.plan.kept == ()
+    assert plan_of(snapshot(gpus("n1", 2), queue=queue)).started == ["q2"]
 
 
 def test_parts_of_one_request_never_meet_on_a_node() -> None:
@@ -388,6 +396,5 @@ def test_a_slot_that_is_out_of_order_is_not_counted_as_free() -> None:
 
 
 def test_a_share_never_begins_a_gpu_that_is_given_out_whole_nor_the_other_way_round() -> None:
-    pool = snapshot(gpus("n1", 1), queue=[request("q1", 1, gpu_milli=500)])
-    assert not plan_of(pool).started
+    assert not plan_of(snapshot(gpus("n1", 1), queue=[request("q1", 1, gpu_milli=500)])).started
     assert not plan_of(snapshot(slots("n1", 1, 2), queue=[request("q1", 1)])).started
