@@ -109,7 +109,7 @@ def check_profiles(deployment: Deployment) -> Iterator[Finding]:
 
 
 def check_programs(deployment: Deployment) -> Iterator[Finding]:
-    """Hub, proxy and controller run; when they do not, their ports are free."""
+    """Hub, proxy, controller and web run; when they do not, their ports are free."""
     states = Supervisor(deployment).programs()
     if not states:
         for use in ports.ports_of(deployment.settings):

@@ -21,9 +21,9 @@ def down(console: Console, deployment: Deployment, *, servers: bool) -> None:
     """Stop the programs; with ``servers`` also every user's server, before them."""
     if servers:
         _stop_servers(console, deployment)
-    with console.status("stopping hub, proxy and controller"):
+    with console.status("stopping hub, proxy, controller and web"):
         stopped = Supervisor(deployment).stop()
-    console.print("stopped hub, proxy and controller" if stopped else "nothing was running")
+    console.print("stopped hub, proxy, controller and web" if stopped else "nothing was running")
     left = running_servers(deployment.settings)
     if left and not servers:
         console.print(
