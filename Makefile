@@ -14,7 +14,7 @@ help:  ## this list
 up: install  ## install what is missing, start everything, print the address
 	@$(BIN)/dcloud up $(ARGS)
 
-down:  ## stop hub, proxy and controller; users' servers keep running (ARGS=--servers stops them too)
+down:  ## stop all programs; users' servers keep running (ARGS=--servers stops them too)
 	@$(BIN)/dcloud down $(ARGS)
 
 status:  ## engine, GPUs, queue and servers

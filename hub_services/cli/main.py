@@ -57,7 +57,7 @@ def up(simulated_gpus: int | None, forget: bool, install: bool) -> None:
 @dcloud.command()
 @click.option("--servers", "with_servers", is_flag=True, help="Stop users' servers too.")
 def down(with_servers: bool) -> None:
-    """Stop hub, proxy and controller. Users' servers keep running unless --servers."""
+    """Stop all programs. Users' servers keep running unless --servers."""
     downs.down(console, deployments.open_deployment(), servers=with_servers)
 
 
