@@ -16,7 +16,10 @@ from sqlalchemy import Connection
 from dcloud_spawner.engines.base import Health
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.scheduler.schedule import Capacity, ends_at
+from dcloud_spawner.scheduler.names import PoolNames
+from dcloud_spawner.scheduler.occupancy import occupancy_of
+from dcloud_spawner.scheduler.reserved import all_kept
+from dcloud_spawner.scheduler.schedule import Capacity, ends_at, take_snapshot
 from dcloud_spawner.store import events, leases, nodes, reservations, workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.nodes import AcceleratorRow
@@ -53,6 +56,7 @@ def reserve(platform: Platform, new: NewReservation, actor: Actor) -> Reservatio
         _refuse_impossible(connection, platform.capacity, new)
         _refuse_taken(connection, new, now)
         made = reservations.insert(connection, new, actor.name, now)
+        _refuse_apart(connection, platform.capacity, made, now)
         detail: dict[str, object] = {
             "title": new.title,
             "starts_at": new.starts_at.isoformat(),
@@ -210,6 +214,26 @@ def _refuse_taken(connection: Connection, new: NewReservation, now: datetime) ->
             f"Only {sure} such GPUs are sure to be free then: {kept} may still be in use and "
             f"{reserved} are reserved.",
             hint="Choose fewer, or a later time.",
+            code="not_free_then",
+        )
+
+
+def _refuse_apart(
+    connection: Connection, capacity: Capacity, made: Reservation, now: datetime
+) -> None:
+    """Raise Conflict when the GPUs are free then, but not with this memory and these cores, or
+    not beside what is reserved already: by the guards of the pass itself."""
+    found = take_snapshot(connection, capacity, now, everybody=False)
+    names = PoolNames(found.nodes, found.accelerators.values())
+    occupancy = occupancy_of(found, names)
+    before = [other for other in found.reservations if other.id != made.id]
+    if not all_kept(occupancy, before, found.at):
+        return  # something broke since they were made: no reason to refuse this one
+    if not all_kept(occupancy, found.reservations, found.at):
+        raise Conflict(
+            "These GPUs, with this memory and these cores, are not sure to be free then beside "
+            "what runs and what is reserved.",
+            hint="Choose fewer or less of each, or a later time.",
             code="not_free_then",
         )
 

@@ -72,6 +72,12 @@ def guards_of(occupancy: Occupancy, reservations: Sequence[Reservation], now: fl
     return [guard_at(occupancy, to_come, at, now) for at in sorted(times)]
 
 
+def all_kept(occupancy: Occupancy, reservations: Sequence[Reservation], now: float) -> bool:
+    """Whether every reservation can be kept, together and beside what runs, if everybody uses up
+    the limit."""
+    return all(guard.holds for guard in guards_of(occupancy, reservations, now))
+
+
 def returns(running: Running, reservations: Sequence[Reservation], now: float) -> set[float]:
     """When a reservation gets back what somebody had of it with less than was kept: the
     difference must not have gone to others meanwhile."""

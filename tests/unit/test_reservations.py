@@ -54,6 +54,19 @@ def now_on(**values: Any) -> NewReservation:
     return new(**{"starts_at": now, "ends_at": now + timedelta(hours=1), **values})
 
 
+def test_memory_that_may_still_be_in_use_then_is_not_reserved(platform: Platform) -> None:
+    """The GPUs would be free, but not with so much memory each; counting GPUs does not see it."""
+    start(platform, "ann", 1, gib=40, hours=4)
+    with pytest.raises(Conflict) as refused:
+        reservations.reserve(platform, new(gpus=3, memory_bytes=9 * GIB), TEACHER)
+    assert refused.value.code == "not_free_then"
+    with platform.database.reading() as connection:
+        assert not rows.open_reservations(connection)
+    reservations.reserve(platform, new(gpus=3, memory_bytes=8 * GIB), TEACHER)
+    with pytest.raises(Conflict):
+        reservations.reserve(platform, new(gpus=1, memory_bytes=0), TEACHER)
+
+
 def kept(platform: Platform, found: Reservation) -> Reservation:
     with platform.database.reading() as connection:
         row = rows.find(connection, found.id)
