@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection
 
 from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.live.outlook import Chances, Expected, no_forecast
@@ -33,6 +35,9 @@ TOLD_FOR = timedelta(days=1)
 """How long a page tells why a server ended."""
 
 
+PAST_AGAIN = timedelta(seconds=3)
+"""After which the past is read again."""
+
 RECOUNT = timedelta(minutes=1)
 """After which the record of the ranges is counted again."""
 
@@ -56,6 +61,17 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Past:
+    """What was, for the servers page: it takes long to find where the history is long."""
+
+    at: datetime
+    ends: Mapping[str, tuple[Workload, ...]] = field(default_factory=dict)
+    """Servers that ended within a day by anything but a wish, newest first, by user."""
+    home_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Measured size of homes by user."""
+
+
+@dataclass(frozen=True)
 class PoolState:
     """One consistent reading."""
 
@@ -76,10 +92,7 @@ class PoolState:
     """Who waits, head first; those on hold are not in it."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """The same by workload id."""
-    ends: Mapping[str, tuple[Workload, ...]] = field(default_factory=dict)
-    """Servers that ended within a day by anything but a wish, newest first, by user."""
-    home_bytes: Mapping[str, int] = field(default_factory=dict)
-    """Measured size of homes by user."""
+    past: Past = field(default_factory=lambda: Past(datetime.min.replace(tzinfo=UTC)))
 
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     """Planned and active ones by their id."""
@@ -111,18 +124,11 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         for uuid, workload in leases.holders(connection).items():
             held.setdefault(workload, []).append(accelerators[uuid])
         open_workloads = workloads.open_workloads(connection)
-        ends: dict[str, list[Workload]] = {}
-        for ended in workloads.last_ends(connection, now - TOLD_FOR):
-            if ended.end_reason in TOLD:
-                ends.setdefault(ended.user, []).append(ended)
+        past = before.past if before and now - before.past.at < PAST_AGAIN else None
+        past = past or read_past(connection, now)
         booked = {found.id: found for found in reservations.open_reservations(connection)}
         counted = before is not None and before.record_at and now - before.record_at < RECOUNT
         record = before.record if before and counted else listing.record(connection)
-        sizes = {
-            home.user: home.size_bytes
-            for home in homes.all_homes(connection)
-            if home.size_bytes is not None
-        }
     queue = places_of(snapshot, open_workloads)
     free = tuple(free_now(snapshot).values())
     return PoolState(
@@ -139,11 +145,27 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         servers={(found.user, found.server_name): found for found in open_workloads},
         queue=queue,
         places={found.workload.id: found for found in queue},
-        ends={user: tuple(ended) for user, ended in ends.items()},
-        home_bytes=sizes,
+        past=past,
         reservations=booked,
         record=record,
         record_at=before.record_at if before and counted else now,
+    )
+
+
+def read_past(connection: Connection, now: datetime) -> Past:
+    """Read what was. Blocks."""
+    ends: dict[str, list[Workload]] = {}
+    for ended in workloads.last_ends(connection, now - TOLD_FOR):
+        if ended.end_reason in TOLD:
+            ends.setdefault(ended.user, []).append(ended)
+    return Past(
+        at=now,
+        ends={user: tuple(ended) for user, ended in ends.items()},
+        home_bytes={
+            home.user: home.size_bytes
+            for home in homes.all_homes(connection)
+            if home.size_bytes is not None
+        },
     )
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from dcloud_spawner.live.pool import PoolState, read_pool
-from dcloud_spawner.platform import Platform
+from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import events
 
 LOOK_SECONDS = 0.5
@@ -25,6 +25,8 @@ REFRESH_SECONDS = 3.0
 
 SETTLE_SECONDS = 0.03
 """After a commit of this process, so that the steps of one transition are one reading."""
+
+RECENT_SECONDS = 1.0
 
 TOLD_AT_ONCE = 5
 """Open pages that are told of a change in one turn of the event loop."""
@@ -99,6 +101,14 @@ class PoolWatch:
         if not busy and await self._head() == state.head:
             return state
         return await self.refresh()
+
+    async def recent(self) -> PoolState:
+        """A reading of the last second, for a page that follows the events from then on: it need
+        not wait for a reading of its own while the queue moves."""
+        self.keep_fresh()
+        if (utc_now() - self.state.at).total_seconds() < RECENT_SECONDS:
+            return self.state
+        return await self.fresh()
 
     def _begin(self) -> asyncio.Task[PoolState]:
         """One reading at a time. Who asks while one is under way gets the one after it, for the

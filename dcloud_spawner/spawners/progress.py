@@ -67,7 +67,7 @@ class SpawnerProgress(HubSpawner):
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Events for the waiting page, one whenever something changed."""
         last: dict[str, Any] | None = None
-        await self.pool.fresh()
+        await self.pool.recent()
         with self._watched():
             while True:
                 workload = self._of_pool()

@@ -48,8 +48,7 @@ class SpawnerViews(SpawnerProgress):
 
     async def form_view(self) -> SpawnFormView:
         """Everything the start page shows to this user now."""
-        self.pool.keep_fresh()
-        await self.pool.fresh()
+        await self.pool.recent()
         last = await self.platform.in_reading_thread(self._last_choice)
         offers, pool = await self.frames.now(self.closed_profiles())
         return SpawnFormView(
@@ -183,13 +182,13 @@ class SpawnerViews(SpawnerProgress):
                 "exit_code": ended.exit_code,
                 "unused_minutes": self.platform.settings.unused_minutes,
             }
-            for ended in self.pool.state.ends.get(self.user.name, ())
+            for ended in self.pool.state.past.ends.get(self.user.name, ())
         ]
 
     @property
     def home_size_bytes(self) -> int | None:
         """Measured size of the user's home, None while nobody has measured it."""
-        return self.pool.state.home_bytes.get(self.user.name)
+        return self.pool.state.past.home_bytes.get(self.user.name)
 
 
 def refuse_missing_image(platform: Platform, image: str) -> None:
