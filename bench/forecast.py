@@ -37,7 +37,7 @@ from dcloud_spawner.scheduler.replay import Job, Replay
 from dcloud_spawner.scheduler.runtimes import Ended, RunTimes
 
 RUNS = (("bag", 1), ("bag", 2), ("nodes", 1), ("nodes", 2))
-EVERY = 12
+EVERY = 16
 LENGTHS = 5000
 RECORD = 1000
 DAY, LATELY = 86400.0, 3 * 3600.0
