@@ -34,6 +34,20 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+FAULTS = (
+    "Uncaught exception",
+    "never retrieved",
+    "never awaited",
+    "A turn failed",
+    "NoResultFound",
+)
+"""What no log of a program of ours may say."""
+
+OF_THE_HUB = "coroutine 'User.spawn' was never awaited"
+"""JupyterHub's own: a start that is cancelled before its first step leaves the inner coroutine
+(``finish_user_spawn`` awaits ``spawn_future``). Nothing was begun, and nothing is left."""
+
+
 class Deployment:
     """One deployment under test; use as a context manager."""
 
@@ -174,6 +188,13 @@ class Deployment:
     def log(self, name: str) -> str:
         """Everything a program wrote."""
         return (self.settings.logs_dir / f"{name}.log").read_text(errors="replace")
+
+    def faults(self, name: str) -> str:
+        """The first thing in a program's log that must never be there, with what stands around
+        it; empty when there is none."""
+        log = self.log(name).replace(OF_THE_HUB, "")
+        at = min((log.index(fault) for fault in FAULTS if fault in log), default=-1)
+        return "" if at < 0 else log[max(0, at - 500) :][:4000]
 
     # -- people --------------------------------------------------------------------------------
 

@@ -19,9 +19,6 @@ from tests.simgpu.simgpu import Simulation, docker_gpus
 
 ROOT = Path(__file__).parents[2]
 
-FAULTS = ("Uncaught exception", "never retrieved", "never awaited", "A turn failed")
-"""What no log of a program of ours may say."""
-
 PROFILE = """
 title: Quick
 image: {image}
@@ -115,9 +112,8 @@ def _all_in_order(deployment: Deployment) -> None:
         assert not leases.holders(connection)
         assert not list(events.verify(connection))
     for program in ("hub", "controller", "web"):
-        log = deployment.log(program)
-        for fault in FAULTS:
-            assert fault not in log, log[max(0, log.index(fault) - 500) :][:4000]
+        found = deployment.faults(program)
+        assert not found, found
 
 
 @pytest.fixture

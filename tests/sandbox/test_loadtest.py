@@ -25,15 +25,6 @@ from tests.simgpu.simgpu import Simulation
 
 pytestmark = pytest.mark.sandbox
 
-FAULTS = (
-    "Uncaught exception",
-    "never retrieved",
-    "never awaited",
-    "A turn failed",
-    "NoResultFound",
-)
-"""What no log of a program of ours may say."""
-
 
 @pytest.fixture(scope="module")
 def running(
@@ -83,7 +74,7 @@ def nothing_is_left(running: Deployment) -> None:
         assert [each["name"] for each in api.get("/users").json()] == []
     assert noted_runs(running.settings.state) == []
     for program in ("hub", "controller"):
-        assert not [fault for fault in FAULTS if fault in running.log(program)]
+        assert not running.faults(program)
     hub = orm.new_session_factory(running.settings.hub_store_url)()
     tokens = hub.query(orm.APIToken).join(orm.Service).filter(orm.Service.name == NAME)
     assert all(token.expires_at < orm.APIToken.now() for token in tokens)
