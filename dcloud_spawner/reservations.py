@@ -188,11 +188,6 @@ def _refuse_taken(connection: Connection, new: NewReservation, now: datetime) ->
         for row in nodes.all_accelerators(connection)
         if new.gpu_model in (None, row.model) and _in_service(row, away)
     }
-    ends = {found.id: ends_at(found, now) for found in workloads.holding(connection)}
-    kept = sum(
-        uuid in wanted and ((end := ends.get(holder)) is None or end > new.starts_at)
-        for uuid, holder in leases.holders(connection).items()
-    )
     others = [
         found
         for found in reservations.open_reservations(connection)
@@ -200,6 +195,17 @@ def _refuse_taken(connection: Connection, new: NewReservation, now: datetime) ->
         and found.ends_at > new.starts_at
         and (None in (new.gpu_model, found.gpu_model) or new.gpu_model == found.gpu_model)
     ]
+    counted = {found.id for found in others}
+    # Whoever runs on one of those is counted with it.
+    ends = {
+        found.id: ends_at(found, now)
+        for found in workloads.holding(connection)
+        if found.reservation not in counted
+    }
+    kept = sum(
+        uuid in wanted and holder in ends and ((end := ends[holder]) is None or end > new.starts_at)
+        for uuid, holder in leases.holders(connection).items()
+    )
     reserved = max(
         (
             sum(each.gpus for each in others if each.starts_at <= at < each.ends_at)

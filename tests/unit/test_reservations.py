@@ -67,6 +67,13 @@ def test_memory_that_may_still_be_in_use_then_is_not_reserved(platform: Platform
         reservations.reserve(platform, new(gpus=1, memory_bytes=0), TEACHER)
 
 
+def test_gpus_that_are_in_use_on_a_reservation_are_not_counted_twice(platform: Platform) -> None:
+    reservations.reserve(platform, now_on(gpus=2, users=("ann",)), TEACHER)
+    start(platform, "ann", 2, hours=4)
+    soon = utc_now() + timedelta(minutes=10)
+    reservations.reserve(platform, new(gpus=2, starts_at=soon), TEACHER)
+
+
 def kept(platform: Platform, found: Reservation) -> Reservation:
     with platform.database.reading() as connection:
         row = rows.find(connection, found.id)
