@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -17,6 +18,7 @@ from dcloud_spawner.scheduler.snapshot import (
     Snapshot,
 )
 from dcloud_spawner.store import leases, nodes, queue, reservations
+from dcloud_spawner.store.nodes import Unit
 from dcloud_spawner.store.queue import Held, Waiting
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
@@ -55,20 +57,28 @@ def take_snapshot(
 def _candidates(connection: Connection, picture: Snapshot) -> Sequence[Waiting]:
     taken = {uuid for holding in picture.holdings for uuid in holding.accelerators}
     free = sum(found.offered and uuid not in taken for uuid, found in picture.accelerators.items())
-    working = [node for node in picture.nodes.values() if not node.drained]
-    open_nodes = {node.name for node in working}
-    on_them = [held for held in picture.holdings if held.node in open_nodes]
-    rows = queue.candidates(
-        connection,
-        free,
-        sum(node.memory_bytes for node in working) - sum(held.memory_bytes for held in on_them),
-        sum(node.cpu_millicores for node in working) - sum(held.cpu_millicores for held in on_them),
-    )
+    memory, millicores = _left(picture)
+    rows = queue.candidates(connection, free, memory, millicores)
     if not picture.reservations:
         return rows
     users = {user for found in picture.reservations for user in found.users}
     people = queue.of_people(connection, users, {found.id for found in picture.reservations})
     return list({row.id: row for row in (*rows, *people)}.values())
+
+
+def _left(picture: Snapshot) -> tuple[int, int]:
+    """Memory and cores that the nodes have left in all. A node on which more is held than it has
+    (it lost memory, or its settings changed) has none left, and takes nothing from the others."""
+    memory = {node.name: node.memory_bytes for node in picture.nodes.values() if not node.drained}
+    millicores = {name: picture.nodes[name].cpu_millicores for name in memory}
+    for held in picture.holdings:
+        if held.node in memory:
+            memory[held.node] -= held.memory_bytes
+            millicores[held.node] -= held.cpu_millicores
+    return (
+        sum(max(0, left) for left in memory.values()),
+        sum(max(0, left) for left in millicores.values()),
+    )
 
 
 def read_hardware(connection: Connection, capacity: Capacity, now: datetime) -> Snapshot:
@@ -79,24 +89,44 @@ def read_hardware(connection: Connection, capacity: Capacity, now: datetime) -> 
     """
     rows = nodes.all_nodes(connection)
     newest = max((row.seen_at for row in rows), default=now)
-    closed = {row.name for row in rows if row.drained or row.seen_at < newest}
+    closed = frozenset(row.name for row in rows if row.drained or row.seen_at < newest)
     return Snapshot(
         at=now.timestamp(),
         nodes={row.name: _node(row, capacity, closed=row.name in closed) for row in rows},
-        accelerators={
-            row.uuid: Accelerator(
-                row.uuid,
-                row.node,
-                row.number,
-                row.model,
-                offered=bool(row.well) and row.node not in closed,
-                link_domain=row.link_domain,
-            )
-            for row in nodes.all_units(connection)
-        },
+        accelerators=_accelerators(nodes.all_units(connection), closed),
         holdings=(),
         queue=(),
     )
+
+
+class _Known(NamedTuple):
+    units: list[Unit]
+    closed: frozenset[str]
+    accelerators: Mapping[str, Accelerator]
+
+
+_known = _Known([], frozenset(), {})
+"""The last answer of :func:`_accelerators`: hardware changes rarely, and a pool of thousands takes
+longer to build than to compare."""
+
+
+def _accelerators(units: list[Unit], closed: frozenset[str]) -> Mapping[str, Accelerator]:
+    global _known
+    known = _known
+    if (units, closed) != (known.units, known.closed):
+        made = {
+            unit.uuid: Accelerator(
+                unit.uuid,
+                unit.node,
+                unit.number,
+                unit.model,
+                offered=bool(unit.well) and unit.node not in closed,
+                link_domain=unit.link_domain,
+            )
+            for unit in units
+        }
+        _known = known = _Known(units, closed, made)
+    return known.accelerators
 
 
 def _booked(connection: Connection) -> tuple[Reservation, ...]:
