@@ -35,16 +35,29 @@ def end_overdue(platform: Platform) -> Sequence[Workload]:
         end = ends_at(workload, now)
         if end is None or end > now:
             continue
-        reason = _reason(workload, end)
-        log.info("%s is at its end: %s.", workload.server, reason)
         try:
-            lifecycle.stop(platform, workload.id, reason, ACTOR, workload.notice_detail)
+            if _end(platform, workload):
+                ended.append(workload)
         except EngineError as error:
             # It is STOPPING now: the reconciler goes on.
             log.error("Cannot stop %s yet: %s", workload.server, error)
-            continue
-        ended.append(workload)
     return ended
+
+
+def _end(platform: Platform, workload: Workload) -> bool:
+    """End one that was past its end when it was looked at; False when it no longer is. Those
+    before it may have taken long to stop, and a notice may be withdrawn meanwhile: by a pass, or
+    because its reservation was given up."""
+    with platform.database.transaction() as connection:
+        now, found = utc_now(), workloads.get(connection, workload.id)
+        end = ends_at(found, now)
+        if found.state not in ENDING or end is None or end > now:
+            return False
+        reason = _reason(found, end)
+        lifecycle.write_stop(connection, found.id, reason, ACTOR, now, found.notice_detail)
+    log.info("%s is at its end: %s.", workload.server, reason)
+    lifecycle.finish_stop(platform, workload.id)
+    return True
 
 
 def _reason(workload: Workload, end: datetime) -> str:

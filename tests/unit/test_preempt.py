@@ -295,6 +295,29 @@ def test_a_notice_is_withdrawn_when_it_is_no_longer_needed(platform: Platform) -
     assert actions(platform, low.id)[-1] == "workload.notice_withdrawn"
 
 
+def test_a_notice_that_is_withdrawn_while_others_are_being_stopped_stops_nobody(
+    rules: Settings,
+) -> None:
+    engine = MemoryEngine()
+    with opened(rules, engine) as platform:
+        one, two = start(platform, "ann", 2), start(platform, "bob", 2)
+        gold = submit(platform, "prof", 4, groups=("profs",))
+        platform.run_pass()
+        assert told(platform, one, two) == [True, True]
+        with platform.database.transaction() as connection:
+            for each in (one, two):
+                workloads.set_values(connection, each.id, notice_at=utc_now())
+
+        def leave(*_: object) -> None:
+            engine.before.clear()
+            lifecycle.stop(platform, gold.id, "cancelled", Actor("prof"))
+
+        engine.before["stop"] = leave  # the first one takes a while, and the queue moves
+        assert [found.id for found in end_overdue(platform)] == [one.id]
+        assert state(platform, two) is State.RUNNING
+        assert told(platform, two) == [False]
+
+
 def test_off_by_default(database_url: str, tmp_path: Path) -> None:
     rules = settings_for(database_url, tmp_path, tier_groups={"profs": "gold"})
     with opened(rules, MemoryEngine()) as platform:
