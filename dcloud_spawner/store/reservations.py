@@ -149,12 +149,14 @@ def due_changes(
             unused = found.first_used_at is None
             state = ReservationState.EXPIRED if unused else ReservationState.ENDED
             changes.append(Change(found.id, state, "Nobody used it." if unused else ""))
+        elif found.state is ReservationState.PLANNED and found.starts_at <= now:
+            # Also when nobody ran a pass for long: its people who wait get the one that begins
+            # it, before another one may find it unused.
+            changes.append(Change(found.id, ReservationState.ACTIVE))
         elif found.first_used_at is None and found.starts_at + unused_after <= now:
             minutes = round(unused_after.total_seconds() / 60)
             words = f"Nobody used it within {minutes} minutes."
             changes.append(Change(found.id, ReservationState.EXPIRED, words))
-        elif found.state is ReservationState.PLANNED and found.starts_at <= now:
-            changes.append(Change(found.id, ReservationState.ACTIVE))
     return changes
 
 

@@ -14,7 +14,7 @@ from dcloud_spawner import drains, lifecycle, reservations
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import schedule
-from dcloud_spawner.store import events
+from dcloud_spawner.store import events, workloads
 from dcloud_spawner.store import reservations as rows
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.reservations import NewReservation, Reservation, ReservationState
@@ -249,6 +249,21 @@ def test_one_that_is_used_does_not_expire(platform: Platform) -> None:
     assert kept(platform, made).state is ReservationState.ACTIVE
     pass_at(platform, made.ends_at)
     assert kept(platform, made).state is ReservationState.ENDED
+
+
+def test_whoever_waits_for_one_gets_it_although_nobody_ran_a_pass_when_it_began(
+    platform: Platform,
+) -> None:
+    made = reservations.reserve(platform, new(), TEACHER)
+    mine, other = submit(platform, "ann", 1), submit(platform, "bob", 4, hours=3)
+    with platform.database.transaction() as connection:
+        workloads.change_queued(connection, other.id, moved_at=utc_now())
+    late = made.starts_at + timedelta(minutes=40)
+    pass_at(platform, late)
+    assert kept(platform, made).state is ReservationState.ACTIVE
+    assert (state(platform, mine), state(platform, other)) == (State.ADMITTED, State.QUEUED)
+    pass_at(platform, late + timedelta(minutes=1))
+    assert kept(platform, made).state is ReservationState.ACTIVE
 
 
 def test_a_platform_that_was_away_all_the_time_says_that_nobody_used_it(
