@@ -322,6 +322,23 @@ def stop(platform: Platform, identifier: str, reason: str, actor: Actor, detail:
         platform.run_pass()
 
 
+def cancel(
+    platform: Platform, identifier: str, reason: str, actor: Actor, detail: str = ""
+) -> None:
+    """Take a request out of the queue and run a pass. Raises Conflict when it does not wait (any
+    more): what has just been admitted is not stopped by whoever saw it waiting."""
+    with platform.database.transaction() as connection:
+        state = workloads.get(connection, identifier).state
+        if state is not State.QUEUED:
+            raise Conflict(
+                f"It no longer waits: it is {state.value}.",
+                hint="A server that runs or starts is stopped on the page Servers.",
+                code="not_waiting",
+            )
+        write_stop(connection, identifier, reason, actor, utc_now(), detail)
+    platform.run_pass()
+
+
 def change_limits(
     platform: Platform, identifier: str, memory_bytes: int, cpu_millicores: int, actor: Actor
 ) -> Workload:

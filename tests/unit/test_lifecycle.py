@@ -319,6 +319,18 @@ def test_leaving_the_queue_lets_those_behind_move_up(platform: Platform) -> None
     assert state(platform, second) is State.ADMITTED
 
 
+def test_what_has_just_been_admitted_cannot_be_taken_out_of_the_queue(platform: Platform) -> None:
+    one, two = submit(platform, "ann"), submit(platform, "bob")
+    lifecycle.cancel(platform, two.id, "cancelled", ALICE, "why")
+    ended = get(platform, two.id)
+    assert (ended.state, ended.end_reason, ended.end_detail) == (State.ENDED, "cancelled", "why")
+    platform.run_pass()
+    with pytest.raises(Conflict) as refused:
+        lifecycle.cancel(platform, one.id, "cancelled", ALICE)
+    assert refused.value.code == "not_waiting"
+    assert state(platform, one) is State.ADMITTED
+
+
 def test_stopping_twice_changes_nothing_more(platform: Platform) -> None:
     workload = start(platform)
     stop(platform, workload)

@@ -8,11 +8,10 @@ from typing import Any
 
 from dcloud_spawner import drains, lifecycle, queueing
 from dcloud_spawner import reservations as reservation_acts
-from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
+from dcloud_spawner.errors import InvalidChoice, NotFound
 from dcloud_spawner.scheduler.schedule import GIB
 from dcloud_spawner.store import reservations
 from dcloud_spawner.store.reservations import NewReservation, Reservation
-from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.web.api.models import (
     AcceleratorView,
@@ -63,15 +62,9 @@ async def cancel_workload(call: Call[Nothing, CancelBody]) -> WorkloadView:
         raise InvalidChoice(
             "reason: it is somebody else's request.", hint="Say why.", field="reason"
         )
-    if workload.state is not State.QUEUED:
-        raise Conflict(
-            f"It no longer waits: it is {workload.state.value}.",
-            hint="A server that runs or starts is stopped on the page Servers.",
-            code="not_waiting",
-        )
     detail = call.body.reason or ""
-    await service.platform.in_engine_thread(
-        lifecycle.stop, service.platform, workload.id, LEFT, call.actor, detail
+    await service.platform.in_database_thread(
+        lifecycle.cancel, service.platform, workload.id, LEFT, call.actor, detail
     )
     return workload_view(await find_workload(call, workload.id), await service.pool.refresh())
 
