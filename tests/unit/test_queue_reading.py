@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from dcloud_spawner import lifecycle, queueing, reservations
 from dcloud_spawner.platform import Platform, utc_now
@@ -18,10 +19,11 @@ from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.picture import as_request, request_of, take_snapshot
 from dcloud_spawner.scheduler.plan import Plan, make_plan
 from dcloud_spawner.scheduler.snapshot import Snapshot
-from dcloud_spawner.store import queue, workloads
+from dcloud_spawner.store import nodes, queue, workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.reservations import NewReservation
 from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.schema import nodes as node_rows
 from tests.memory_engine import MemoryEngine, node
 from tests.platforms import ALICE, choice, get, opened, settings_for, start, submit
 
@@ -120,6 +122,20 @@ def test_a_row_read_for_a_pass_says_what_the_workload_says(platform: Platform) -
         assert getattr(read, name) == getattr(known, name)
     assert read.due_at == known.due_at
     assert read.submitted_at == pytest.approx(known.submitted_at, abs=1e-3)
+
+
+def test_a_node_that_shrank_takes_nothing_from_what_the_others_have(platform: Platform) -> None:
+    full = start(platform, "big", 4, gib=60, cores=16).node
+    for number in range(9):
+        submit(platform, f"user{number}", 0, gib=1, cores=4)
+    assert full is not None
+    with platform.database.transaction() as connection:
+        nodes.record(connection, node(gpus=4, name=full, gib=1, cores=1), utc_now())
+        seen = connection.execute(update(node_rows).values(seen_at=utc_now()))
+    assert seen.rowcount == 3
+    whole, part = pictures(platform)
+    assert len(planned(whole).starts) == 8
+    assert outcome(planned(part)) == outcome(planned(whole))
 
 
 def test_what_is_short_is_said_to_the_first_in_line(platform: Platform) -> None:
