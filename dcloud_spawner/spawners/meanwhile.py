@@ -112,8 +112,16 @@ class CpuMeanwhileHandler(APIHandler):
         await self._check_named_server_request(user, name, name)
         choice = choice_beside(waiting, profile)
         spawner = user.get_or_create_spawner(name, name, replace_failed=True)
+        if spawner.active:  # its owner has just started something there
+            raise HTTPError(HTTPStatus.CONFLICT, f"{spawner._log_name} is being started already.")
         spawner.beside = Beside(waiting.id, choice)
-        await self.spawn_single_user(user, name, name, options=choice.as_dict())
+        try:
+            await self.spawn_single_user(user, name, name, options=choice.as_dict())
+        finally:
+            if spawner.pending != "spawn":
+                # The hub may refuse before the start begins (too many servers, one is just being
+                # stopped); what its owner starts there next is what they choose.
+                spawner.beside = None
 
     def _answer(self, user: User, name: str, status: HTTPStatus) -> None:
         spawner = user.spawners.get(name)

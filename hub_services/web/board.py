@@ -83,7 +83,9 @@ class Board:
         """Viewers of the same stake are shown the same: all who have nothing here, and else
         each their own."""
         named = viewer.administrator or (viewer.person and viewer.name in self.users)
-        concerned = any(found.is_for(viewer.name, viewer.groups) for found in self.reservations)
+        concerned = viewer.person and any(
+            found.is_for(viewer.name, viewer.groups) for found in self.reservations
+        )
         return f"{viewer.administrator} {viewer.name}" if named or concerned else ""
 
 
