@@ -209,6 +209,8 @@ async def _run(hub: QueueHub) -> dict[str, Result]:
 
 def measure() -> dict[str, Result]:
     """One hub with one node of 4 GPUs."""
-    folder = Path(tempfile.mkdtemp(prefix="dcloud-bench-"))
-    with QueueHub(folder, {"gpu-01": [4, A100, 80]}) as hub:
+    with (
+        tempfile.TemporaryDirectory(prefix="dcloud-bench-", ignore_cleanup_errors=True) as folder,
+        QueueHub(Path(folder), {"gpu-01": [4, A100, 80]}) as hub,
+    ):
         return asyncio.run(_run(hub))
