@@ -72,8 +72,8 @@ def reserve(platform: Platform, new: NewReservation, actor: Actor) -> Reservatio
 
 
 def cancel_reservation(platform: Platform, identifier: str, actor: Actor) -> Reservation:
-    """Give a reservation up; what runs on it goes on until its own limit. Raises NotFound,
-    Conflict when it is over."""
+    """Give a reservation up; what runs on it goes on until its own limit, unless another
+    reservation counts on its end. Raises NotFound, Conflict when it is over."""
     with platform.database.transaction() as connection:
         found = reservations.find(connection, identifier)
         if found is None:
@@ -81,12 +81,28 @@ def cancel_reservation(platform: Platform, identifier: str, actor: Actor) -> Res
         to = ReservationState.CANCELLED
         if not reservations.change(connection, identifier, to, f"Given up by {actor.name}."):
             raise Conflict(f"This reservation is {found.state.value} already.")
-        workloads.drop_notices(connection, identifier)
-        detail = {"title": found.title}
         now = utc_now()
+        _let_go(connection, platform.capacity, identifier, now)
+        detail = {"title": found.title}
         events.note(connection, actor, "reservation.cancel", identifier, at=now, detail=detail)
     platform.run_pass()
     return replace(found, state=to)
+
+
+def _let_go(connection: Connection, capacity: Capacity, identifier: str, now: datetime) -> None:
+    """What runs on a reservation that was given up no longer ends with it; but where others were
+    promised what it then gives back, it ends as it was told."""
+    kept_before = _all_kept(connection, capacity, now)
+    with connection.begin_nested() as dropping:
+        workloads.drop_notices(connection, identifier)
+        if kept_before and not _all_kept(connection, capacity, now):
+            dropping.rollback()
+
+
+def _all_kept(connection: Connection, capacity: Capacity, now: datetime) -> bool:
+    found = take_snapshot(connection, capacity, now, everybody=False)
+    names = PoolNames(found.nodes, found.accelerators.values())
+    return all_kept(occupancy_of(found, names), found.reservations, found.at)
 
 
 def reservation_for(

@@ -288,6 +288,22 @@ def test_giving_one_up_frees_its_gpus_and_what_runs_on_it_goes_on(platform: Plat
     assert actions(platform, made.id)[-1] == "reservation.cancel"
 
 
+def test_what_runs_on_one_that_is_given_up_ends_as_told_where_another_one_counts_on_it(
+    platform: Platform,
+) -> None:
+    first = reservations.reserve(platform, now_on(gpus=4), TEACHER)
+    mine = start(platform, "ann", 3, hours=4)
+    told = get(platform, mine.id).notice_at
+    assert told == first.ends_at
+    soon = first.ends_at + timedelta(minutes=10)
+    times = {"starts_at": soon, "ends_at": soon + timedelta(hours=1)}
+    second = reservations.reserve(platform, new(gpus=4, users=("bob",), **times), TEACHER)
+    reservations.cancel_reservation(platform, first.id, TEACHER)
+    assert get(platform, mine.id).notice_at == told
+    reservations.cancel_reservation(platform, second.id, TEACHER)
+    assert state(platform, mine) is State.RUNNING
+
+
 def test_one_that_is_over_or_unknown_cannot_be_given_up(platform: Platform) -> None:
     with pytest.raises(NotFound):
         reservations.cancel_reservation(platform, "unknown", TEACHER)
