@@ -115,6 +115,9 @@ class Platform:
         now = utc_now()
         changes: list[nodes.HealthChange] = []
         with self.database.transaction() as connection:
+            # After a clock was set back too, the nodes of the newest inventory are the newest.
+            last = nodes.last_seen(connection)
+            now = now if last is None else max(now, last + timedelta(microseconds=1))
             for node in found:
                 changes.extend(nodes.record(connection, node, now))
             for change in changes:

@@ -128,6 +128,12 @@ def count_accelerators(connection: Connection) -> int:
     return connection.execute(select(func.count()).select_from(accelerators)).scalar_one()
 
 
+def last_seen(connection: Connection) -> datetime | None:
+    """When the newest inventory was written down; None before the first one."""
+    found: datetime | None = connection.execute(select(func.max(nodes.c.seen_at))).scalar()
+    return found
+
+
 def find_node(connection: Connection, name: str) -> NodeRow | None:
     """The node of a name."""
     row = connection.execute(select(nodes).where(nodes.c.name == name)).one_or_none()

@@ -185,6 +185,22 @@ def test_a_node_that_the_inventory_no_longer_has_takes_nothing_new(
 # ---------------------------------------------------------------------------- ends
 
 
+def test_a_clock_that_was_set_back_closes_no_node_for_one_that_is_gone(
+    platform: Platform, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.nodes = (*engine.nodes, node(name="second"))
+    platform.refresh_inventory()
+    back = utc_now() - timedelta(hours=1)
+    monkeypatch.setattr("dcloud_spawner.platform.utc_now", lambda: back)
+    engine.nodes = engine.nodes[1:]
+    platform.refresh_inventory()
+    found = picture(platform)
+    assert {name: row.drained for name, row in found.nodes.items()} == {
+        "local": True,
+        "second": False,
+    }
+
+
 def test_a_limit_counts_from_admission_however_long_the_launch_takes(platform: Platform) -> None:
     workload = submit(platform, hours=2)
     now = utc_now()
