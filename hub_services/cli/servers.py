@@ -74,7 +74,7 @@ def cancel(console: Console, deployment: Deployment, server: str) -> None:
                 f"{server} does not wait, it is {workload.state.value.lower()}.",
                 hint=f"`dcloud stop {server}` ends it.",
             )
-        lifecycle.stop(platform, workload.id, "cancelled by an administrator", cli_actor())
+        lifecycle.cancel(platform, workload.id, "cancelled by an administrator", cli_actor())
     console.print(f"took {server} from the queue", highlight=False)
 
 
