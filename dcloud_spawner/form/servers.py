@@ -31,6 +31,8 @@ class ServerRow:
     """running, waiting, starting, stopping, stopped."""
     place: str
     """In the queue, empty when it is not known."""
+    held: bool
+    """An administrator keeps it from starting."""
     about: str
     """Profile and what is held or asked for."""
     gpus: int
@@ -81,6 +83,7 @@ class PageWords:
             title=str(getattr(spawner, "display_name", "") or name) if name else "Default server",
             state=state,
             place=page.place if state == "waiting" else "",
+            held=page.held and state == "waiting",
             about=_about(held or section(waits, "request"), state),
             gpus=len(rows(held, "gpus")),
             started_at=started,

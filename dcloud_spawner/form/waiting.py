@@ -79,7 +79,7 @@ class WaitingPage:
     """The reservation that it starts on."""
     instead: tuple[Instead, ...]
     on_cpu: bool
-    """Whether a server without GPUs can be had meanwhile."""
+    """Whether a server without GPUs can be had meanwhile, at once."""
     meanwhile: str | None
     """Name of the server that runs meanwhile; None when there is none."""
     doing: str
@@ -127,9 +127,7 @@ def waiting_page(
             Instead(str(found.get("what") or ""), _instead(found))
             for found in rows(view, "alternatives")
         ),
-        on_cpu=queued
-        and int(number(section(view, "request").get("gpus"))) > 0
-        and not isinstance(meanwhile, Mapping),
+        on_cpu=queued and bool(view.get("on_cpu")) and not isinstance(meanwhile, Mapping),
         meanwhile=str(meanwhile.get("server") or "") if isinstance(meanwhile, Mapping) else None,
         doing=_DOING.get(stage, "Getting ready"),
         message=_message(view, stage),
@@ -167,8 +165,10 @@ def _expected_note(expected: tuple[datetime, datetime] | None, now: datetime) ->
 def _record(view: Mapping[str, object]) -> str:
     """``Of the last 50 such ranges, 41 held.``"""
     record = section(view, "record")
-    of = int(number(record.get("of")))
-    return f"Of the last {of} such ranges, {int(number(record.get('inside')))} held." if of else ""
+    of, inside = int(number(record.get("of"))), int(number(record.get("inside")))
+    if of == 1:
+        return "The last such range held." if inside else "The last such range did not hold."
+    return f"Of the last {of} such ranges, {inside} held." if of else ""
 
 
 def _booked(view: Mapping[str, object]) -> str:

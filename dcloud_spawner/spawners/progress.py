@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -142,13 +143,15 @@ class SpawnerProgress(HubSpawner):
         queue = (place.place, place.gpus_ahead, len(state.queue)) if place else len(state.queue)
         profile = self._profile(workload, state)
         instead = instead_of(place, profile, state) if place else ()
-        meanwhile = self._meanwhile(workload) if workload.state is State.QUEUED else None
+        queued = workload.state is State.QUEUED
+        meanwhile = self._meanwhile(workload) if queued else None
         key = (
             workload,
             queue,
             gpus,
             tuple(one.what for one in instead),
             meanwhile,
+            queued and cpu_starts_now(workload, profile, state),
             state.record,
             self.launched_at,
             self.fetching_image,
@@ -201,6 +204,8 @@ class SpawnerProgress(HubSpawner):
         meanwhile = self._meanwhile(workload) if queued else None
         if meanwhile is not None:
             event["meanwhile"] = meanwhile
+        elif queued:
+            event["on_cpu"] = cpu_starts_now(workload, profile, state)
         booked = state.reservations.get(workload.reservation or "")
         if queued and booked is not None:
             event["reservation"] = _reservation(booked)
@@ -263,6 +268,21 @@ def instead_of(place: Place, profile: Profile | None, state: PoolState) -> tuple
         fits = partial(state.chances.starts_now, instead_of=given_up)
         found = state.memo[key] = alternatives(request, fits, _offered(profile, state))
     return cast("tuple[Alternative, ...]", found)
+
+
+def cpu_starts_now(workload: Workload, profile: Profile | None, state: PoolState) -> bool:
+    """Whether the server that is offered meanwhile would not have to wait, too."""
+    if profile is None or not workload.gpus:
+        return False
+    request = replace(
+        as_request(workload),
+        id=f"beside {workload.id}",
+        gpus=0,
+        gpu_model=None,
+        memory_bytes=int(min(profile.memory_gib.choices) * GIB),
+        cpu_millicores=int(min(profile.cpus.choices) * 1000),
+    )
+    return state.chances.starts_now(request)
 
 
 def _offered(profile: Profile, state: PoolState) -> Offered:

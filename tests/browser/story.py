@@ -40,6 +40,7 @@ def queued(place: int = 3, **more: Any) -> dict[str, Any]:
         "latest_start": ago(-5950),
         "expected": {"from": ago(-1770), "to": ago(-3570)},
         "record": {"inside": 41, "of": 50},
+        "on_cpu": True,
         "alternatives": [
             {"what": "2 GPUs of this model", "gpus": 2, "choice": {**CHOICE, "gpus": 2}},
             {"what": "1 GPU of this model", "gpus": 1, "choice": {**CHOICE, "gpus": 1}},

@@ -105,6 +105,8 @@ def test_the_range_the_record_and_what_would_start_instead_are_shown(
     expect(dialog).to_contain_text("Start with 2 GPUs of this model?")
     expect(dialog).to_contain_text("You give up place 3 in the queue.")
     page.keyboard.press("Escape")
+    hub.stage(user, event=queued(on_cpu=False))
+    expect(page.locator("#w-cpu")).to_be_hidden()
     hub.stage(user, event=queued(meanwhile={"server": "cpu", "state": "running"}))
     expect(page.locator("#w-on-cpu")).to_contain_text("Server “cpu”")
     hub.stage(user, event=queued(reservation={"title": "Class", "from": None, "to": None}))

@@ -327,6 +327,23 @@ def spawner(**traits: Any) -> SimpleNamespace:
     return SimpleNamespace(**{**plain, **traits})
 
 
+@pytest.mark.parametrize(
+    ("inside", "of", "said"),
+    [(0, 0, ""), (0, 1, "The last such range did not hold."), (1, 1, "The last such range held.")],
+)
+def test_the_record_of_the_ranges_is_told_from_the_first_one(
+    inside: int, of: int, said: str
+) -> None:
+    view = {"stage": "queue", "request": REQUEST, "record": {"inside": inside, "of": of}}
+    assert waiting_page(view, "", NOW).record == said
+
+
+def test_a_request_on_hold_is_told_on_the_list_of_servers() -> None:
+    held = {"stage": "queue", "held": {"at": iso(-60), "reason": "maintenance"}, "request": REQUEST}
+    row = PageWords().server(spawner(pending="spawn", waiting_view=lambda: held), NOW)
+    assert (row.state, row.held, row.place) == ("waiting", True, "")
+
+
 def test_a_running_server_tells_what_it_holds_and_which_gpu_is_out_of_order() -> None:
     held = {
         "title": "PyTorch",

@@ -22,6 +22,7 @@ from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.scheduler.free import free_now, openings
 from dcloud_spawner.scheduler.snapshot import Snapshot
+from dcloud_spawner.spawners.progress import cpu_starts_now
 from tests.memory_engine import MemoryEngine
 from tests.platforms import ALICE, opened, settings_for, submit
 from tests.values import GIB, pools
@@ -52,6 +53,21 @@ def test_places_are_ranks_and_count_what_is_ahead(platform: Platform) -> None:
     assert (first.place, first.ahead, first.gpus_ahead) == (1, 0, 0)
     assert (second.place, second.ahead, second.gpus_ahead) == (2, 1, 3)
     assert [place.workload.user for place in state.queue] == ["bob", "carol"]
+
+
+def test_a_server_without_gpus_is_offered_meanwhile_only_where_it_would_start(
+    platform: Platform,
+) -> None:
+    profile = platform.profiles.current()["gpu"]
+    submit(platform, "alice", 4, cores=2)
+    platform.run_pass()
+    waiting = submit(platform, "carol", 4)
+    assert cpu_starts_now(waiting, profile, read_pool(platform))
+    for number in range(7):
+        submit(platform, f"user-{number}", 0, cores=2)
+    platform.run_pass()
+    assert not cpu_starts_now(waiting, profile, read_pool(platform))
+    assert not cpu_starts_now(waiting, None, read_pool(platform))
 
 
 def test_a_request_on_hold_has_no_place(platform: Platform) -> None:

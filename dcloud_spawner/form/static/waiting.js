@@ -100,7 +100,7 @@ function drawQueue() {
   say(by("w-booked"), view.reservation?.title ? `On the reservation “${view.reservation.title}”` : "");
   by("w-booked").hidden = !view.reservation?.title;
   const { inside = 0, of = 0 } = view.record ?? {};
-  say(by("w-record"), of ? `Of the last ${of} such ranges, ${inside} held.` : "");
+  say(by("w-record"), of === 1 ? `The last such range ${inside ? "held" : "did not hold"}.` : of ? `Of the last ${of} such ranges, ${inside} held.` : "");
   by("w-record").hidden = !of;
   by("w-reasons").hidden = !view.reasons?.length;
   const reasons = view.reasons ?? [], list = by("w-list");
@@ -164,7 +164,7 @@ function drawOffers() {
       return item;
     }));
   }
-  const meanwhile = view.meanwhile, cpu = Boolean(view.request?.gpus) && !meanwhile;
+  const meanwhile = view.meanwhile, cpu = Boolean(view.on_cpu) && !meanwhile;
   by("w-gives-up").hidden = !found.length;
   say(by("h-alt"), found.length || cpu ? "Starts at once instead" : "Meanwhile");
   by("w-cpu").hidden = !cpu;
