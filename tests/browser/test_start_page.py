@@ -38,6 +38,7 @@ def test_a_server_is_started_with_the_keyboard_alone(page: Page, hub: StagedHub,
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_url("**/spawn-pending/**")
+    assert "_xsrf" not in page.url
     posted = hub.posted()
     assert (posted["profile"], posted["gpus"], posted["memory_gib"]) == ("pytorch", 3, 32)
 
