@@ -11,6 +11,11 @@ def on_hold(reason: str) -> str:
     return f"An administrator holds this request back{said}. It keeps its time in the queue."
 
 
+def of_somebody(reason: str) -> str:
+    """A reason as one reads it who is not the one that waits."""
+    return reason.replace("You asked for", "Asked for").replace("ahead of you", "ahead")
+
+
 KEPT = "What is free is kept for an advance reservation."
 """A reservation that has begun holds it."""
 

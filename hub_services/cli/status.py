@@ -14,6 +14,7 @@ from dcloud_spawner.engines.base import Health
 from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.errors import DCloudError
 from dcloud_spawner.scheduler.order import ordered
+from dcloud_spawner.scheduler.reasons import of_somebody, on_hold
 from dcloud_spawner.scheduler.schedule import as_request
 from dcloud_spawner.store import leases, nodes, workloads
 from dcloud_spawner.store.schema import State
@@ -179,7 +180,9 @@ def _server(workload: Workload, place: int | None = None) -> ServerStatus:
         cpu_millicores=workload.cpu_millicores,
         node=workload.node,
         place=place,
-        reasons=tuple(workload.reasons),
+        reasons=tuple(map(of_somebody, workload.reasons))
+        if workload.held_at is None
+        else (on_hold(workload.held_reason),),
         submitted_at=workload.submitted_at,
         since=since or workload.submitted_at,
         latest_start_at=workload.latest_start_at,

@@ -12,6 +12,7 @@ from dcloud_spawner import drains, queueing, reservations
 from dcloud_spawner.live.pool import read_pool
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.scheduler.band import Band, Free
+from dcloud_spawner.scheduler.reasons import of_somebody
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.reservations import NewReservation
 from hub_services.web.board import Board, read_board
@@ -79,6 +80,19 @@ def test_the_chart_stays_inside_its_frame() -> None:
         points = [point.split() for point in path.strip("MZ").split("L")]
         assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in points)
     assert chart.labels == (4, 2, 0)
+
+
+def test_a_label_between_stands_where_its_value_is() -> None:
+    chart = step_chart(Band((0.0, 900.0), {"A100": Free((0, 1), (2, 3), (3, 3), 3)}), 3)
+    assert chart.labels == (3, 0)  # the page spreads them evenly over the height
+
+
+def test_only_who_waits_is_told_you() -> None:
+    said = ("You asked for 2 GPUs and none is free.", "2 requests are ahead of you.")
+    assert [of_somebody(reason) for reason in said] == [
+        "Asked for 2 GPUs and none is free.",
+        "2 requests are ahead.",
+    ]
 
 
 # ---------------------------------------------------------------------------- for whom

@@ -64,7 +64,7 @@ def step_chart(band: Band, free_now: int) -> StepChart:
 
     low = corners([step.low for step in steps])
     high = corners([step.high for step in steps])
-    labels = sorted({0, top // 2 if top > 2 else 0, top}, reverse=True)
+    labels = sorted({0, top // 2 if top > 2 and top % 2 == 0 else 0, top}, reverse=True)
     return StepChart(
         total=total,
         low_area=_path(low) + f"L{WIDTH} {HEIGHT}L0 {HEIGHT}Z",

@@ -91,8 +91,8 @@ def gpus_page(board: Board, viewer: Viewer) -> GpusPage:
         hidden=max(0, len(parts) - NODES_SHOWN),
         total=len(states),
         free=states.count("free"),
-        busy=states.count("busy") + states.count("draining"),
-        out=states.count("out") + states.count("off"),
+        busy=states.count("busy"),
+        out=sum(states.count(state) for state in ("draining", "out", "off")),
         faulty=states.count("fault"),
     )
 
@@ -106,7 +106,7 @@ def _node(node: NodeRow, state: PoolState, holders: dict[str, Workload]) -> Node
     tiles = tuple(_tile(row, node, state, holders.get(row.uuid)) for row in rows)
     return NodePart(
         name=node.name,
-        about=_about(node, rows, sum(tile.state == "free" for tile in tiles)),
+        about=_about(node, rows, sum(tile.state == "free" for tile in tiles), state),
         drained=node.drained,
         note=_note(node.drained_by, node.drained_reason) if node.drained else "",
         runs=_runs(here, state.at),
@@ -114,12 +114,15 @@ def _node(node: NodeRow, state: PoolState, holders: dict[str, Workload]) -> Node
     )
 
 
-def _about(node: NodeRow, rows: list[AcceleratorRow], free: int) -> str:
+def _about(node: NodeRow, rows: list[AcceleratorRow], free: int, state: PoolState) -> str:
+    """Memory and cores are those that are offered, as everywhere where one chooses."""
     models = {row.model: 0 for row in rows}
     for row in rows:
         models[row.model] += 1
     gpus = listed([f"{count} × {model_words(model)}" for model, count in models.items()])
-    cores = f"{node.cpu_millicores // 1000} cores, {node.memory_bytes / GIB:.0f} GiB"
+    offered = state.snapshot.nodes.get(node.name, node)
+    cores = count_words(offered.cpu_millicores / 1000, "core")
+    cores = f"{cores}, {offered.memory_bytes / GIB:.4g} GiB"
     return f"{gpus}, {free} free, {cores}" if gpus else f"no GPU, {cores}"
 
 

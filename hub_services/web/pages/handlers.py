@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dcloud_spawner.errors import NotAllowed, NotFound, UserError
+from dcloud_spawner.live.availability import model_words
 from dcloud_spawner.live.stream import EventStream, Frames, frame
 from hub_services.web.board import Board
 from hub_services.web.handler import SAFE, Handler
@@ -135,7 +136,10 @@ class ShowPage(PageHandler):
                 ],
                 fragment="".join((await self.draw(page, board)).values()),
                 q=self.shown(page, board),
-                models=tuple(sorted({row.model for row in board.state.accelerators.values()})),
+                models=tuple(
+                    (model, model_words(model))
+                    for model in sorted({row.model for row in board.state.accelerators.values()})
+                ),
                 xsrf=self.xsrf_token.decode(),
             )
         )

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from dcloud_spawner.form.words import count_words, gpus_words, length_words
 from dcloud_spawner.live.availability import ModelAvailability
 from dcloud_spawner.live.pool import PoolState
+from dcloud_spawner.scheduler.reasons import of_somebody
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.store.listing import Record
 from dcloud_spawner.store.reservations import OPEN_RESERVATIONS
@@ -194,7 +195,10 @@ def _waiting(workload: Workload, state: PoolState, viewer: Viewer) -> WaitingRow
             more=more_words(workload),
             pips=min(workload.gpus, PIPS),
             due_at=workload.due_at,
+            # Else one would stand before those who are due earlier, and nobody knew why.
+            note="Moved to the head" if workload.moved_at is not None else "",
         )
+    reasons = reasons_of(workload, state)
     return WaitingRow(
         place=place,
         who=who(workload, viewer),
@@ -213,7 +217,7 @@ def _waiting(workload: Workload, state: PoolState, viewer: Viewer) -> WaitingRow
         expected_from=workload.expected_from,
         expected_to=workload.expected_to,
         latest_at=workload.latest_start_at,
-        reasons=reasons_of(workload, state),
+        reasons=reasons if mine else tuple(map(of_somebody, reasons)),
         alternatives=tuple(workload.alternatives) if mine else (),
         note=_note(workload, named=viewer.administrator),
     )
