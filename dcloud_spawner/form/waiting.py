@@ -122,7 +122,7 @@ def waiting_page(
         expected=expected,
         expected_note=_expected_note(expected, now),
         record=_record(view),
-        booked=_booked(view),
+        booked=_booked(view, now),
         instead=tuple(
             Instead(str(found.get("what") or ""), _instead(found))
             for found in rows(view, "alternatives")
@@ -171,8 +171,11 @@ def _record(view: Mapping[str, object]) -> str:
     return f"Of the last {of} such ranges, {inside} held." if of else ""
 
 
-def _booked(view: Mapping[str, object]) -> str:
-    title = str(section(view, "reservation").get("title") or "")
+def _booked(view: Mapping[str, object], now: datetime) -> str:
+    booked = section(view, "reservation")
+    title, begins = str(booked.get("title") or ""), moment(booked.get("from"))
+    if title and begins and begins > now:
+        return f"Starts on the reservation “{title}” if it has not begun before"
     return f"On the reservation “{title}”" if title else ""
 
 

@@ -338,6 +338,15 @@ def test_the_record_of_the_ranges_is_told_from_the_first_one(
     assert waiting_page(view, "", NOW).record == said
 
 
+def test_a_reservation_that_is_still_to_come_is_not_said_to_be_used() -> None:
+    booked = {"title": "Class", "from": iso(3600), "to": iso(7200)}
+    view = {"stage": "queue", "request": REQUEST, "reservation": booked}
+    told = waiting_page(view, "", NOW).booked
+    assert told == "Starts on the reservation “Class” if it has not begun before"
+    booked["from"] = iso(-60)
+    assert waiting_page(view, "", NOW).booked == "On the reservation “Class”"
+
+
 def test_a_request_on_hold_is_told_on_the_list_of_servers() -> None:
     held = {"stage": "queue", "held": {"at": iso(-60), "reason": "maintenance"}, "request": REQUEST}
     row = PageWords().server(spawner(pending="spawn", waiting_view=lambda: held), NOW)

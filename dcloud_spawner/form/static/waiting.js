@@ -97,8 +97,10 @@ function drawQueue() {
   say(by("w-waited"), since ? `for ${length(seconds(since))}` : "");
   by("w-hold-box").hidden = !view.held;
   drawExpected();
-  say(by("w-booked"), view.reservation?.title ? `On the reservation “${view.reservation.title}”` : "");
-  by("w-booked").hidden = !view.reservation?.title;
+  const booked = view.reservation, later = booked?.from && new Date(booked.from) > new Date();
+  const on = booked?.title ? `n the reservation “${booked.title}”` : "";
+  say(by("w-booked"), !on ? "" : later ? `Starts o${on} if it has not begun before` : `O${on}`);
+  by("w-booked").hidden = !on;
   const { inside = 0, of = 0 } = view.record ?? {};
   say(by("w-record"), of === 1 ? `The last such range ${inside ? "held" : "did not hold"}.` : of ? `Of the last ${of} such ranges, ${inside} held.` : "");
   by("w-record").hidden = !of;

@@ -122,7 +122,7 @@ def _about(node: NodeRow, rows: list[AcceleratorRow], free: int, state: PoolStat
     gpus = listed([f"{count} × {model_words(model)}" for model, count in models.items()])
     offered = state.snapshot.nodes.get(node.name, node)
     cores = count_words(offered.cpu_millicores / 1000, "core")
-    cores = f"{cores}, {offered.memory_bytes / GIB:.4g} GiB"
+    cores = f"{cores}, {round(offered.memory_bytes / GIB, 1):g} GiB"
     return f"{gpus}, {free} free, {cores}" if gpus else f"no GPU, {cores}"
 
 
