@@ -22,7 +22,7 @@ from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, Inva
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.queueing import count_use, with_due
-from dcloud_spawner.reservations import reservation_for
+from dcloud_spawner.reservations import all_are_kept, reservation_for
 from dcloud_spawner.scheduler.admission import gib_at_most, impossible
 from dcloud_spawner.scheduler.free import FreeNode, free_now
 from dcloud_spawner.scheduler.schedule import read_hardware, take_snapshot
@@ -388,12 +388,16 @@ def _reserve_limits(
             )
         memory = max(memory_bytes, workload.memory_bytes)
         cpu = max(cpu_millicores, workload.cpu_millicores)
-        if (memory, cpu) != (workload.memory_bytes, workload.cpu_millicores):
+        grows = (memory, cpu) != (workload.memory_bytes, workload.cpu_millicores)
+        kept = grows and all_are_kept(connection, platform.capacity, now)
+        if grows:
             snapshot = take_snapshot(connection, platform.capacity, now)
             _refuse_growth(free_now(snapshot).get(workload.node), workload, memory, cpu)
         workloads.set_values(
             connection, workload.id, memory_bytes=memory, cpu_millicores=cpu, resize_until=until
         )
+        if kept and not all_are_kept(connection, platform.capacity, now):
+            raise Conflict("A reservation needs that before its end.", hint="Less is possible.")
         _note_resize(connection, workload, memory, cpu, actor, "begun")
     return workload
 

@@ -92,14 +92,15 @@ def cancel_reservation(platform: Platform, identifier: str, actor: Actor) -> Res
 def _let_go(connection: Connection, capacity: Capacity, identifier: str, now: datetime) -> None:
     """What runs on a reservation that was given up no longer ends with it; but where others were
     promised what it then gives back, it ends as it was told."""
-    kept_before = _all_kept(connection, capacity, now)
+    kept_before = all_are_kept(connection, capacity, now)
     with connection.begin_nested() as dropping:
         workloads.drop_notices(connection, identifier)
-        if kept_before and not _all_kept(connection, capacity, now):
+        if kept_before and not all_are_kept(connection, capacity, now):
             dropping.rollback()
 
 
-def _all_kept(connection: Connection, capacity: Capacity, now: datetime) -> bool:
+def all_are_kept(connection: Connection, capacity: Capacity, now: datetime) -> bool:
+    """Whether every reservation can be kept beside what runs, if everybody uses up the limit."""
     found = take_snapshot(connection, capacity, now, everybody=False)
     names = PoolNames(found.nodes, found.accelerators.values())
     return all_kept(occupancy_of(found, names), found.reservations, found.at)

@@ -67,6 +67,16 @@ def test_memory_that_may_still_be_in_use_then_is_not_reserved(platform: Platform
         reservations.reserve(platform, new(gpus=1, memory_bytes=0), TEACHER)
 
 
+def test_a_server_does_not_grow_into_what_is_reserved(platform: Platform) -> None:
+    mine = start(platform, "ann", 1, gib=8, hours=4)
+    reservations.reserve(platform, new(gpus=3, memory_bytes=16 * GIB, users=("bob",)), TEACHER)
+    with pytest.raises(Conflict):
+        lifecycle.change_limits(platform, mine.id, 40 * GIB, 1000, TEACHER)
+    assert get(platform, mine.id).memory_bytes == 8 * GIB
+    assert get(platform, mine.id).resize_until is None
+    lifecycle.change_limits(platform, mine.id, 16 * GIB, 1000, TEACHER)
+
+
 def test_gpus_that_are_in_use_on_a_reservation_are_not_counted_twice(platform: Platform) -> None:
     reservations.reserve(platform, now_on(gpus=2, users=("ann",)), TEACHER)
     start(platform, "ann", 2, hours=4)
