@@ -125,6 +125,12 @@ def live_panel(profile: Profile, pool: Availability) -> dict[str, object]:
         },
         "memory_gib": {"fits": _plain(memory, "GiB"), "hint": reason(memory, "GiB")},
         "cpus": {"fits": _plain(cpus, "cores"), "hint": reason(cpus, "cores")},
+        # What the expected starts are reckoned with: another choice has another place.
+        "usual": {
+            "memory_gib": profile.memory_gib.default,
+            "cpus": profile.cpus.default,
+            "hours": profile.hours.default,
+        },
     }
 
 

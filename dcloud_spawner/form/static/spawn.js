@@ -99,6 +99,14 @@ function beside(panel, name, value, fit) {
   return { state: "waits", mark: "waits", reason: NOT_TOGETHER };
 }
 
+/** What an expected start was reckoned with, where something else is chosen. */
+function unlike(panel, usual) {
+  const wish = wished(panel), hours = Number(field(panel, "hours").value);
+  if (wish.memory_gib === usual.memory_gib && wish.cpus === usual.cpus && hours === usual.hours) return "";
+  const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+  return ` with ${usual.memory_gib} GiB, ${count(usual.cpus, "core")} and ${count(usual.hours, "hour")}`;
+}
+
 /** The worst of the chosen values, with the reasons for it. */
 function verdict(panel, offer) {
   const fits = [
@@ -114,7 +122,7 @@ function verdict(panel, offer) {
   }
   const state = worst === "now" && offer.preparing ? "image" : worst;
   const latest = fits.filter((fit) => fit.from).sort((a, b) => a.from.localeCompare(b.from)).at(-1);
-  if (worst === "waits" && latest) reasons.push(`Expected ${range(latest.from, latest.to)}.`);
+  if (worst === "waits" && latest) reasons.push(`Expected ${range(latest.from, latest.to)}${unlike(panel, offer.usual)}.`);
   const text = [...(state === "image" ? [] : reasons), live.words[state].text].join(" ").trim();
   return { ...live.words[state], state, text };
 }
