@@ -175,7 +175,7 @@ def _booked(view: Mapping[str, object], now: datetime) -> str:
     booked = section(view, "reservation")
     title, begins = str(booked.get("title") or ""), moment(booked.get("from"))
     if title and begins and begins > now:
-        return f"Starts on the reservation “{title}” if it has not begun before"
+        return f"May start on the reservation “{title}” once that begins"
     return f"On the reservation “{title}”" if title else ""
 
 

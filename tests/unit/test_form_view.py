@@ -342,7 +342,7 @@ def test_a_reservation_that_is_still_to_come_is_not_said_to_be_used() -> None:
     booked = {"title": "Class", "from": iso(3600), "to": iso(7200)}
     view = {"stage": "queue", "request": REQUEST, "reservation": booked}
     told = waiting_page(view, "", NOW).booked
-    assert told == "Starts on the reservation “Class” if it has not begun before"
+    assert told == "May start on the reservation “Class” once that begins"
     booked["from"] = iso(-60)
     assert waiting_page(view, "", NOW).booked == "On the reservation “Class”"
 

@@ -99,7 +99,7 @@ function drawQueue() {
   drawExpected();
   const booked = view.reservation, later = booked?.from && new Date(booked.from) > new Date();
   const on = booked?.title ? `n the reservation “${booked.title}”` : "";
-  say(by("w-booked"), !on ? "" : later ? `Starts o${on} if it has not begun before` : `O${on}`);
+  say(by("w-booked"), !on ? "" : later ? `May start o${on} once that begins` : `O${on}`);
   by("w-booked").hidden = !on;
   const { inside = 0, of = 0 } = view.record ?? {};
   say(by("w-record"), of === 1 ? `The last such range ${inside ? "held" : "did not hold"}.` : of ? `Of the last ${of} such ranges, ${inside} held.` : "");
