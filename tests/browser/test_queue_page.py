@@ -380,6 +380,8 @@ def test_a_reservation_is_made_in_the_readers_zone_and_cancelled(
     boss.get_by_label("From", exact=True).fill(f"{day}T10:00")
     boss.get_by_label("To", exact=True).fill(f"{day}T12:00")
     boss.get_by_label("GPUs", exact=True).fill("4")
+    boss.get_by_role("button", name="Reserve").click()
+    expect(boss.locator("#r-wrong")).to_have_text("Users: name at least one user or group.")
     boss.get_by_label("Users").fill("user-a, user-b")
     boss.get_by_role("button", name="Reserve").click()
     expect(boss.get_by_role("rowheader", name="Course in May")).to_be_visible()

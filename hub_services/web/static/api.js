@@ -2,6 +2,14 @@
 
 const meta = (name) => document.querySelector(`meta[name=${name}]`).content;
 
+/** What was refused, with a field called as the form calls it. */
+export function refusal(error, form) {
+  return error.message.replace(/^(\w+)[\w.]*: /, (all, name) => {
+    const label = form.elements[name]?.labels?.[0]?.textContent.trim();
+    return label ? `${label}: ` : all;
+  });
+}
+
 /** The API's answer, or an Error whose text a person may read. */
 export async function call(method, path, body) {
   const headers = { Accept: "application/json", "X-XSRFToken": meta("xsrf") };

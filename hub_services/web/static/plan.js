@@ -1,5 +1,5 @@
 // Asks for a replay, shows how far it is, and puts the answer on the page when it is there.
-import { call } from "./api.js";
+import { call, refusal } from "./api.js";
 import { say } from "../words.js";
 
 const LOOK_MS = 400;
@@ -65,7 +65,7 @@ form.addEventListener("submit", async (event) => {
     await show(await followed(replay));
   } catch (error) {
     wrong.hidden = false;
-    say(wrong.querySelector("span"), error.message);
+    say(wrong.querySelector("span"), refusal(error, form));
     form.elements[error.field]?.focus?.();
   }
   running.hidden = true;

@@ -1,5 +1,5 @@
 // The form of a new reservation; the list above shows it as soon as the server has it.
-import { call } from "./api.js";
+import { call, refusal } from "./api.js";
 import { say } from "../words.js";
 
 const by = (id) => document.getElementById(id);
@@ -32,7 +32,7 @@ form.addEventListener("submit", async (event) => {
     form.reset();
   } catch (error) {
     wrong.hidden = false;
-    say(wrong.querySelector("span"), error.message);
+    say(wrong.querySelector("span"), refusal(error, form));
     form.elements[error.field]?.focus?.();
   }
   button.disabled = false;
