@@ -18,11 +18,12 @@ from hub_services.cli.up import LONG_RUNNING, wait_until_ready
 
 
 def down(console: Console, deployment: Deployment, *, servers: bool) -> None:
-    """Stop the programs; with ``servers`` also every user's server, before them."""
-    if servers:
-        _stop_servers(console, deployment)
+    """Stop the programs; with ``servers`` then every user's server too."""
+    # The programs first: while the hub runs it would start the next one in the queue.
     with console.status("stopping hub, proxy, controller and web"):
         stopped = Supervisor(deployment).stop()
+    if servers:
+        _stop_servers(console, deployment)
     console.print("stopped hub, proxy, controller and web" if stopped else "nothing was running")
     left = running_servers(deployment.settings)
     if left and not servers:
@@ -55,8 +56,6 @@ def _stop_servers(console: Console, deployment: Deployment) -> None:
         return
     platform = Platform(deployment.settings)
     try:
-        # The hub first: while it runs it would start the next one in the queue.
-        Supervisor(deployment).stop()
         with platform.database.reading() as connection:
             left = list(workloads.open_workloads(connection))
         for each in reversed(left):  # the queue from its end, so that nothing moves up

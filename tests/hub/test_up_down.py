@@ -100,7 +100,7 @@ def shell(
             shell.first_words = shell.dcloud("up")  # type: ignore[attr-defined]
             yield shell
         finally:
-            shell.dcloud("down", "--servers")
+            assert "stopped hub, proxy" in shell.dcloud("down", "--servers")
             left = [p for p in psutil.process_iter() if _belongs(p, shell.state)]
             assert not left, [p.cmdline() for p in left]
 
