@@ -104,40 +104,49 @@ def waiting_reasons(short: str, ahead: int, ahead_gpus: int) -> tuple[str, ...]:
 
 
 def _short_of(request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot) -> str:
+    """Everything that is short: with only the first, the reason would change when that comes."""
     if not free:
         return "No node is taking work: all are drained or none is known yet."
-    if request.gpus:
-        wanted = request.gpu_model
-        total = sum(
-            count
-            for node in free.values()
-            for model, count in node.counts.items()
-            if wanted in (None, model)
-        )
-        most = max(node.count(wanted) for node in free.values())
-        model = f"{request.gpu_model} GPU" if request.gpu_model else "GPU"
-        if total < request.gpus:
-            asked = f"You asked for {_count(request.gpus, model)} and {_are_free(total)}."
-            return asked + _unhealthy(request, snapshot)
-        if most < request.gpus:
-            kind = "" if request.gpu_model else " and of one model"
-            return (
-                f"You asked for {_count(request.gpus, model)} on one node{kind}. "
-                f"{total} are free, but at most {most} together."
-            )
+    parts = [_gpus_short(request, free, snapshot)]
     memory = max(node.memory_bytes for node in free.values())
     if memory < request.memory_bytes:
-        return (
+        parts.append(
             f"You asked for {gib(request.memory_bytes)} GiB of memory and "
             f"{gib_at_most(memory)} GiB are free."
         )
     cpus = max(node.cpu_millicores for node in free.values())
     if cpus < request.cpu_millicores:
-        return (
+        parts.append(
             f"You asked for {_count_cores(request.cpu_millicores)} and "
             f"{_are_free(max(cpus, 0) / 1000)}."
         )
-    return "No single node has the GPUs, the memory and the cores free together."
+    return " ".join(filter(None, parts)) or (
+        "No single node has the GPUs, the memory and the cores free together."
+    )
+
+
+def _gpus_short(request: Request, free: Mapping[str, FreeNode], snapshot: Snapshot) -> str:
+    if not request.gpus:
+        return ""
+    wanted = request.gpu_model
+    total = sum(
+        count
+        for node in free.values()
+        for model, count in node.counts.items()
+        if wanted in (None, model)
+    )
+    most = max(node.count(wanted) for node in free.values())
+    model = f"{wanted} GPU" if wanted else "GPU"
+    if total < request.gpus:
+        asked = f"You asked for {_count(request.gpus, model)} and {_are_free(total)}."
+        return asked + _unhealthy(request, snapshot)
+    if most < request.gpus:
+        kind = "" if wanted else " and of one model"
+        return (
+            f"You asked for {_count(request.gpus, model)} on one node{kind}. "
+            f"{total} are free, but at most {most} together."
+        )
+    return ""
 
 
 def gib(size_bytes: int) -> str:

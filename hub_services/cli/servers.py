@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-from dcloud_spawner import lifecycle, user_homes
+from dcloud_spawner import lifecycle, resizing, user_homes
 from dcloud_spawner.errors import Conflict, EngineError, NotFound
 from dcloud_spawner.form.words import size_words
 from dcloud_spawner.platform import Platform
@@ -89,7 +89,7 @@ def resize(
     """Change the limits of a running server without a restart."""
     with opened(deployment) as platform:
         workload = find(platform, server)
-        resized = lifecycle.change_limits(
+        resized = resizing.change_limits(
             platform,
             workload.id,
             workload.memory_bytes if memory_gib is None else int(memory_gib * GIB),

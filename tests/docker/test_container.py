@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from dcloud_spawner import lifecycle
+from dcloud_spawner import resizing
 from dcloud_spawner.engines.base import (
     LABEL_ACCELERATORS,
     LABEL_DEPLOYMENT,
@@ -503,14 +503,14 @@ def test_limits_change_without_a_restart(bob: Person) -> None:
     before, workload = bob.container(), bob.workload()
     assert workload is not None
     assert bob.told(READ_LIMITS) == [LIMIT_BYTES, 50_000]
-    resized = lifecycle.change_limits(bob.platform, workload.id, GIB, 1500, TESTER)
+    resized = resizing.change_limits(bob.platform, workload.id, GIB, 1500, TESTER)
     assert (resized.memory_bytes, resized.cpu_millicores) == (GIB, 1500)
     assert bob.told(READ_LIMITS) == [GIB, 150_000]
     enough = "held = bytearray(b'x') * (700 * 2**20); print(len(held))"
     assert bob.told(enough) == 700 * 2**20
     host = bob.inspect()["HostConfig"]
     assert host["MemorySwap"] == host["Memory"] == GIB
-    lifecycle.change_limits(bob.platform, workload.id, LIMIT_BYTES, 500, TESTER)
+    resizing.change_limits(bob.platform, workload.id, LIMIT_BYTES, 500, TESTER)
     assert bob.told(READ_LIMITS) == [LIMIT_BYTES, 50_000]
     assert bob.container().started_at == before.started_at
     assert bob.answers()
@@ -528,7 +528,7 @@ def test_limits_that_cannot_be_are_refused_and_change_nothing(
     workload = bob.workload()
     assert workload is not None
     with pytest.raises(UserError):
-        lifecycle.change_limits(bob.platform, workload.id, memory_bytes, cpu_millicores, TESTER)
+        resizing.change_limits(bob.platform, workload.id, memory_bytes, cpu_millicores, TESTER)
     assert bob.workload() == workload
     assert bob.told(READ_LIMITS) == [LIMIT_BYTES, 50_000]
 
@@ -537,7 +537,7 @@ def test_less_memory_than_is_in_use_is_refused_and_the_row_stays_right(bob: Pers
     workload = bob.workload()
     assert workload is not None
     with pytest.raises(EngineError):
-        lifecycle.change_limits(bob.platform, workload.id, 32 * 2**20, 1000, TESTER)
+        resizing.change_limits(bob.platform, workload.id, 32 * 2**20, 1000, TESTER)
     assert bob.told(READ_LIMITS)[0] == LIMIT_BYTES
     assert bob.workload() == workload
 
@@ -546,4 +546,4 @@ def test_only_a_running_server_can_be_resized(people: People) -> None:
     person = people()
     waiting = person.start({"profile": "cpu", "memory_gib": 0.5, "cpus": 0.5, "hours": 1})
     with pytest.raises(UserError, match="running"):
-        lifecycle.change_limits(person.platform, waiting.id, GIB, 500, TESTER)
+        resizing.change_limits(person.platform, waiting.id, GIB, 500, TESTER)

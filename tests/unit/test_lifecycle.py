@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from dcloud_spawner import lifecycle, user_homes
+from dcloud_spawner import lifecycle, resizing, user_homes
 from dcloud_spawner.engines.base import ContainerFacts, Engine, Phase
 from dcloud_spawner.errors import (
     Conflict,
@@ -510,14 +510,14 @@ def test_two_resizes_at_once_are_one_after_the_other(
 
     def meanwhile(workload_id: str) -> None:
         with pytest.raises(Conflict, match="just being resized"):
-            lifecycle.change_limits(platform, workload_id, 8 * GIB, 1000, ALICE)
+            resizing.change_limits(platform, workload_id, 8 * GIB, 1000, ALICE)
         refused.append(workload_id)
 
     engine.before["update_limits"] = meanwhile
-    assert lifecycle.change_limits(platform, workload.id, 4 * GIB, 1000, ALICE)
+    assert resizing.change_limits(platform, workload.id, 4 * GIB, 1000, ALICE)
     engine.mend()
     assert refused == [workload.id]
-    row = lifecycle.change_limits(platform, workload.id, GIB, 1000, ALICE)  # now it may
+    row = resizing.change_limits(platform, workload.id, GIB, 1000, ALICE)  # now it may
     assert (row.memory_bytes, row.resize_until) == (GIB, None)
 
 
@@ -527,14 +527,14 @@ def test_a_resize_that_the_engine_left_open_keeps_others_away_until_its_time_is_
     workload = start(platform, gib=2)
     engine.fail(EngineUnreachable("no answer"), "update_limits")
     with pytest.raises(EngineUnreachable):
-        lifecycle.change_limits(platform, workload.id, 4 * GIB, 1000, ALICE)
+        resizing.change_limits(platform, workload.id, 4 * GIB, 1000, ALICE)
     engine.mend()
     with pytest.raises(Conflict, match="just being resized"):
-        lifecycle.change_limits(platform, workload.id, GIB, 1000, ALICE)
+        resizing.change_limits(platform, workload.id, GIB, 1000, ALICE)
     assert get(platform, workload.id).memory_bytes == 4 * GIB
     with platform.database.transaction() as connection:
         workloads.set_values(connection, workload.id, resize_until=utc_now())
-    assert lifecycle.change_limits(platform, workload.id, GIB, 1000, ALICE).memory_bytes == GIB
+    assert resizing.change_limits(platform, workload.id, GIB, 1000, ALICE).memory_bytes == GIB
 
 
 def test_a_launch_that_the_engine_refused_is_over_and_can_be_stopped_at_once(
@@ -554,7 +554,7 @@ def test_a_launch_that_the_engine_refused_is_over_and_can_be_stopped_at_once(
 
 def test_limits_change_while_a_server_runs(platform: Platform, engine: MemoryEngine) -> None:
     workload = start(platform, gib=1, cores=1)
-    resized = lifecycle.change_limits(platform, workload.id, 2 * GIB, 3000, ALICE)
+    resized = resizing.change_limits(platform, workload.id, 2 * GIB, 3000, ALICE)
     assert (resized.memory_bytes, resized.cpu_millicores) == (2 * GIB, 3000)
     assert engine.limits[workload.id] == (2 * GIB, 3000)
     with platform.database.reading() as connection:
@@ -572,7 +572,7 @@ def test_only_a_running_server_can_be_resized(
 ) -> None:
     workload = bring(platform, until)
     with pytest.raises(Conflict):
-        lifecycle.change_limits(platform, workload.id, 2 * GIB, 1000, ALICE)
+        resizing.change_limits(platform, workload.id, 2 * GIB, 1000, ALICE)
     assert "update_limits" not in engine.calls
 
 
@@ -582,9 +582,9 @@ def test_a_server_cannot_grow_into_what_others_hold(
     start(platform, "bob", gib=60)
     workload = start(platform, gib=1)
     with pytest.raises(Conflict, match="not that much left") as refused:
-        lifecycle.change_limits(platform, workload.id, 5 * GIB, 1000, ALICE)
+        resizing.change_limits(platform, workload.id, 5 * GIB, 1000, ALICE)
     assert "At most 4 GiB and 15 cores" in refused.value.hint
-    assert lifecycle.change_limits(platform, workload.id, 4 * GIB, 15_000, ALICE)
+    assert resizing.change_limits(platform, workload.id, 4 * GIB, 15_000, ALICE)
 
 
 def test_less_is_possible_even_where_the_node_is_overcommitted(
@@ -593,20 +593,20 @@ def test_less_is_possible_even_where_the_node_is_overcommitted(
     workload, _ = start(platform, gib=30), start(platform, "bob", gib=30)
     engine.nodes = (node(gib=32),)  # a reserve was raised, or memory taken out
     platform.refresh_inventory()
-    resized = lifecycle.change_limits(platform, workload.id, 20 * GIB, 500, ALICE)
+    resized = resizing.change_limits(platform, workload.id, 20 * GIB, 500, ALICE)
     assert resized.memory_bytes == 20 * GIB
-    assert lifecycle.change_limits(platform, workload.id, 20 * GIB, 1500, ALICE)  # cores are left
+    assert resizing.change_limits(platform, workload.id, 20 * GIB, 1500, ALICE)  # cores are left
     with pytest.raises(Conflict):
-        lifecycle.change_limits(platform, workload.id, 21 * GIB, 500, ALICE)
+        resizing.change_limits(platform, workload.id, 21 * GIB, 500, ALICE)
 
 
 def test_a_server_on_a_drained_node_can_shrink_but_not_grow(platform: Platform) -> None:
     workload = start(platform, gib=2)
     with platform.database.transaction() as connection:
         connection.execute(text("UPDATE nodes SET drained = true"))
-    assert lifecycle.change_limits(platform, workload.id, GIB, 1000, ALICE)
+    assert resizing.change_limits(platform, workload.id, GIB, 1000, ALICE)
     with pytest.raises(Conflict, match="takes no more work"):
-        lifecycle.change_limits(platform, workload.id, 2 * GIB, 1000, ALICE)
+        resizing.change_limits(platform, workload.id, 2 * GIB, 1000, ALICE)
 
 
 @pytest.mark.parametrize("memory_bytes", [GIB, 4 * GIB])
@@ -616,7 +616,7 @@ def test_a_crash_in_the_middle_of_a_resize_leaves_the_larger_written(
     workload = start(platform, gib=2)
     engine.fail(SILENT, "update_limits")  # it may have been done: nobody knows
     with pytest.raises(EngineUnreachable):
-        lifecycle.change_limits(platform, workload.id, memory_bytes, 1000, ALICE)
+        resizing.change_limits(platform, workload.id, memory_bytes, 1000, ALICE)
     assert get(platform, workload.id).memory_bytes == max(memory_bytes, 2 * GIB)
 
 
@@ -626,7 +626,7 @@ def test_limits_that_the_engine_refuses_stay_as_they_were(
     workload = start(platform, gib=2)
     engine.fail(REFUSES, "update_limits")
     with pytest.raises(EngineError):
-        lifecycle.change_limits(platform, workload.id, 4 * GIB, 1000, ALICE)
+        resizing.change_limits(platform, workload.id, 4 * GIB, 1000, ALICE)
     assert get(platform, workload.id).memory_bytes == 2 * GIB
 
 
@@ -634,7 +634,7 @@ def test_limits_that_the_engine_refuses_stay_as_they_were(
 def test_limits_of_nothing_are_refused(platform: Platform, memory_bytes: int, cores: int) -> None:
     workload = start(platform)
     with pytest.raises(InvalidChoice):
-        lifecycle.change_limits(platform, workload.id, memory_bytes, cores, ALICE)
+        resizing.change_limits(platform, workload.id, memory_bytes, cores, ALICE)
 
 
 def test_what_a_server_gives_back_goes_to_who_waits(platform: Platform) -> None:
@@ -642,7 +642,7 @@ def test_what_a_server_gives_back_goes_to_who_waits(platform: Platform) -> None:
     waiting = submit(platform, "bob", gib=8)
     platform.run_pass()
     assert state(platform, waiting) is State.QUEUED
-    lifecycle.change_limits(platform, workload.id, 50 * GIB, 1000, ALICE)
+    resizing.change_limits(platform, workload.id, 50 * GIB, 1000, ALICE)
     assert state(platform, waiting) is State.ADMITTED
 
 
@@ -824,7 +824,7 @@ def test_no_engine_call_is_made_inside_a_write_transaction(
         platform.refresh_inventory()
         home(platform)
         workload = start(platform)
-        lifecycle.change_limits(platform, workload.id, 2 * GIB, 1000, ALICE)
+        resizing.change_limits(platform, workload.id, 2 * GIB, 1000, ALICE)
         reconcile(platform)
         engine.ends_by_itself(workload.id)
         engine.containers["orphan"] = replace(engine.containers[workload.id], workload_id="orphan")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dcloud_spawner import drains, lifecycle, reservations
+from dcloud_spawner import drains, lifecycle, reservations, resizing
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import schedule
@@ -71,10 +71,10 @@ def test_a_server_does_not_grow_into_what_is_reserved(platform: Platform) -> Non
     mine = start(platform, "ann", 1, gib=8, hours=4)
     reservations.reserve(platform, new(gpus=3, memory_bytes=16 * GIB, users=("bob",)), TEACHER)
     with pytest.raises(Conflict):
-        lifecycle.change_limits(platform, mine.id, 40 * GIB, 1000, TEACHER)
+        resizing.change_limits(platform, mine.id, 40 * GIB, 1000, TEACHER)
     assert get(platform, mine.id).memory_bytes == 8 * GIB
     assert get(platform, mine.id).resize_until is None
-    lifecycle.change_limits(platform, mine.id, 16 * GIB, 1000, TEACHER)
+    resizing.change_limits(platform, mine.id, 16 * GIB, 1000, TEACHER)
 
 
 def test_gpus_that_are_in_use_on_a_reservation_are_not_counted_twice(platform: Platform) -> None:

@@ -336,7 +336,7 @@ def test_memory_and_cores_run_out_without_any_gpu(platform: Platform) -> None:
     found = [state(platform, workload) for workload in sixteen]
     assert found == [State.ADMITTED] * 16 + [State.QUEUED]
     assert get(platform, sixteen[16].id).reasons == [
-        "You asked for 4 GiB of memory and 0 GiB are free."
+        "You asked for 4 GiB of memory and 0 GiB are free. You asked for 1 core and none is free."
     ]
 
 
