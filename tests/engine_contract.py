@@ -468,7 +468,8 @@ class EngineContract:
         for output, leased in zip(outputs, (first, second), strict=True):
             listed = [line.split()[1] for line in output.splitlines() if line.startswith("uuid")]
             assert sorted(listed) == sorted(leased)
-        inside = [uuid for facts in bench.engine.observe() for uuid in facts.devices]
+        alive = [facts for facts in bench.engine.observe() if facts.phase is Phase.ALIVE]
+        inside = [uuid for facts in alive for uuid in facts.devices]
         assert sorted(inside) == sorted(first + second)
 
     def test_an_unknown_gpu_fails_the_launch_and_leaves_nothing(self, bench: Bench) -> None:

@@ -310,11 +310,19 @@ def page(deployment: Deployment) -> Iterator[Visitor]:
         api.delete("/users/ivy/server")
 
 
+def form_at(visitor: Visitor, path: str) -> tuple[str, dict[str, str]]:
+    """Where the form of a start page is sent, and the token that goes with it."""
+    text = visitor.get(path).text
+    action = re.search(r'id="spawn_form" action="([^"]+)"', text)
+    token = re.search(r'name="_xsrf" value="([^"]+)"', text)
+    assert action and token, f"no form at {path}"
+    return html.unescape(action[1]), {"_xsrf": html.unescape(token[1])}
+
+
 def press_start(visitor: Visitor, form: dict[str, Any], path: str = "/hub/spawn") -> httpx.Response:
     """Load the start page and send its form to where it says."""
-    action = re.search(r'id="spawn_form" action="([^"]+)"', visitor.get(path).text)
-    assert action, f"no form at {path}"
-    return visitor.post(html.unescape(action[1]), data=form)
+    action, token = form_at(visitor, path)
+    return visitor.post(action, data=form | token)
 
 
 BAD_FORMS: list[tuple[dict[str, Any], str, str]] = [
@@ -387,10 +395,9 @@ def test_a_link_starts_nothing(page: Visitor) -> None:
 @pytest.mark.usefixtures("nothing_happens")
 def test_somebody_elses_start_page_is_closed(page: Visitor, dora: Person) -> None:
     assert page.get("/hub/spawn/dora").status_code in (403, 404)
-    action = re.search(r'id="spawn_form" action="([^"]+)"', page.get("/hub/spawn").text)
-    assert action
-    theirs = html.unescape(action[1]).replace("/hub/spawn", "/hub/spawn/dora")
-    assert page.post(theirs, data={"profile": "cpu"}).status_code in (403, 404)
+    action, token = form_at(page, "/hub/spawn")
+    theirs = action.replace("/hub/spawn", "/hub/spawn/dora")
+    assert page.post(theirs, data={"profile": "cpu"} | token).status_code in (403, 404)
 
 
 # ---------------------------------------------------------------------------- afterwards

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -203,6 +205,7 @@ def test_shared_memory_is_half_of_the_memory(ann: Person) -> None:
 
 STATUS = """
 import json
+import secrets
 found = {}
 for pid in ("1", "self"):
     lines = open(f"/proc/{pid}/status").read().splitlines()
@@ -444,14 +447,25 @@ def _open(address: str, port: int) -> bool:
     return True
 
 
+LISTENER = """
+import socket
+server = socket.create_server(("", 80))
+while True:
+    server.accept()[0].close()
+"""
+"""Not http.server: that one first looks its own name up, which takes long without a name server."""
+
+
 @pytest.fixture
 def metadata_service() -> Iterator[tuple[str, int]]:
     """A listener at a link-local address behind this host, as a cloud's metadata service is."""
-    namespace, outside, address = "dcloudtest", "dcloudtest0", "169.254.77.77"
+    number = secrets.randbelow(250) + 1  # runs beside each other must not meet
+    namespace, outside = f"dcloudtest{number}", f"dcltest{number}"
+    address, here = f"169.254.77.{number}", f"169.254.78.{number}"
     commands = [
         f"ip netns add {namespace}",
         f"ip link add {outside} type veth peer name inside netns {namespace}",
-        f"ip addr add 169.254.77.1/32 dev {outside}",
+        f"ip addr add {here}/32 dev {outside}",
         f"ip link set {outside} up",
         f"ip route add {address}/32 dev {outside}",
         f"ip netns exec {namespace} ip addr add {address}/32 dev inside",
@@ -462,7 +476,7 @@ def metadata_service() -> Iterator[tuple[str, int]]:
     try:
         for command in commands:
             subprocess.run(command.split(), check=True, capture_output=True)
-        inside = ["ip", "netns", "exec", namespace, "/usr/bin/python3", "-m", "http.server", "80"]
+        inside = ["ip", "netns", "exec", namespace, sys.executable, "-c", LISTENER]
         server = subprocess.Popen(inside, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until(lambda: _open(address, 80), 10, "the metadata service")
         yield address, 80
@@ -486,6 +500,7 @@ def test_the_clouds_metadata_service_is_out_of_reach(
 
 READ_LIMITS = """
 import json
+import secrets
 def read(*names):
     for name in names:
         try:

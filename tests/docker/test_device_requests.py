@@ -125,6 +125,8 @@ def _running(folder: Path) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(30)
+            # Where mounts are not passed on, dockerd makes its folder one, and may leave it.
+            subprocess.run(["umount", "-l", str(folder / "data")], capture_output=True, check=False)
     finally:
         subprocess.run(["ip", "link", "del", bridge], check=False)
 
