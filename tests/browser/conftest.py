@@ -6,9 +6,13 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.staged import CHROMIUM_ARGUMENTS, StagedHub
+
+# Other tests run beside these. What has to be quick is measured, not waited for.
+expect.set_options(timeout=15_000)
+
 
 NOTE = "Servers run in a sandbox here, which isolates less than a container."
 
