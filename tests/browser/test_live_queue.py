@@ -14,8 +14,10 @@ from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import events, workloads
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.schema import State
 from tests.browser.staged import QueueHub
 from tests.browser.story import A100
+from tests.docker.people import until
 from tests.memory_engine import MemoryEngine
 
 pytestmark = pytest.mark.browser
@@ -54,7 +56,7 @@ def window(browser: Browser, queue_hub: QueueHub) -> Iterator[Window]:
         contexts.append(context)
         users.append(name)
         page = context.new_page()
-        page.set_default_timeout(15000)
+        page.set_default_timeout(60000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"{queue_hub.url}/hub/login")
         page.fill("input[name=username]", name)
@@ -70,7 +72,32 @@ def window(browser: Browser, queue_hub: QueueHub) -> Iterator[Window]:
         for user in [model["name"] for model in api.get("/users").json()]:
             for server in api.get(f"/users/{user}").json().get("servers") or {}:
                 queue_hub.leave(user, server)
+    until(lambda: at_rest(queue_hub), 60, "the end of all servers")
     assert not errors
+
+
+def open_workloads(hub: QueueHub) -> dict[str, State]:
+    """States of everything that has not ended, by user."""
+    database = Database(Settings(state=hub.folder / "state").store_url)
+    with database.reading() as connection:
+        found = {each.user: each.state for each in workloads.open_workloads(connection)}
+    database.close()
+    return found
+
+
+def at_rest(hub: QueueHub) -> bool:
+    """Whether nobody holds or wants anything, for the store and for the hub."""
+    with hub.api() as api:
+        users = api.get("/users").json()
+    servers = [server for user in users for server in (user.get("servers") or {}).values()]
+    active = any(server["pending"] or server["ready"] for server in servers)
+    return not active and not open_workloads(hub)
+
+
+def hold(hub: QueueHub, user: str, gpus: int) -> None:
+    """Somebody whose server runs: the hub may answer before it does."""
+    hub.ask(user, {**CHOICE, "gpus": gpus})
+    until(lambda: open_workloads(hub).get(user) is State.RUNNING, 60, f"the server of {user}")
 
 
 def admitted_at(hub: QueueHub, user: str) -> float:
@@ -136,7 +163,7 @@ def test_what_is_free_falls_while_the_other_one_starts_and_is_offered_no_more(
 def test_the_place_moves_the_reason_is_right_and_leaving_makes_way(
     window: Window, queue_hub: QueueHub
 ) -> None:
-    queue_hub.ask("carol", {**CHOICE, "gpus": 3})
+    hold(queue_hub, "carol", 3)
     ada, bob = window("ada"), window("bob")
     wait_for(ada, queue_hub, 3)
     expect(ada.locator("#w-place")).to_have_text("1")
@@ -157,7 +184,7 @@ def test_the_place_moves_the_reason_is_right_and_leaving_makes_way(
 
 
 def test_something_smaller_starts_at_once_instead(window: Window, queue_hub: QueueHub) -> None:
-    queue_hub.ask("carol", {**CHOICE, "gpus": 2})
+    hold(queue_hub, "carol", 2)
     ada = window("ada")
     wait_for(ada, queue_hub, 4)
     expect(ada.locator("#w-instead li b")).to_have_text(
@@ -176,7 +203,7 @@ def test_something_smaller_starts_at_once_instead(window: Window, queue_hub: Que
 def test_work_goes_on_without_gpus_and_the_place_is_kept(
     window: Window, queue_hub: QueueHub
 ) -> None:
-    queue_hub.ask("carol", {**CHOICE, "gpus": 2})
+    hold(queue_hub, "carol", 2)
     ada = window("ada")
     wait_for(ada, queue_hub, 4)
     ada.get_by_role("button", name="Start on CPU").click()
@@ -190,7 +217,7 @@ def test_work_goes_on_without_gpus_and_the_place_is_kept(
 def test_a_hold_by_another_process_is_shown_with_its_reason(
     window: Window, queue_hub: QueueHub
 ) -> None:
-    queue_hub.ask("carol", {**CHOICE, "gpus": 2})
+    hold(queue_hub, "carol", 2)
     ada = window("ada")
     wait_for(ada, queue_hub, 4)
     settings = Settings(state=queue_hub.folder / "state", simulated_gpus=True)
@@ -217,5 +244,5 @@ def test_a_hub_that_dies_is_noticed_and_the_figures_come_back_by_themselves(
     expect(page.locator("[data-live]")).to_have_text("Not live, as of", timeout=16000)
     queue_hub.start_hub()
     expect(page.locator("[data-live]")).to_have_text("Live", timeout=20000)
-    queue_hub.ask("carol", {**CHOICE, "gpus": 3})
+    hold(queue_hub, "carol", 3)
     expect(page.locator(FREE)).to_have_text("1 of 4 free", timeout=SOON)
