@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, and_, bindparam, func, or_, select, update
 
 from dcloud_spawner.engines.base import AcceleratorFacts, Health, NodeFacts
-from dcloud_spawner.store.schema import accelerators, leases, nodes
+from dcloud_spawner.store.schema import accelerators, nodes
 
 UNKNOWN_REASON = "The driver did not answer, so nobody knows whether it is well."
 MISSING_REASON = "The driver no longer lists it."
@@ -110,17 +110,6 @@ def all_units(connection: Connection) -> list[Unit]:
 
 def _accelerator(row: Row[Any]) -> AcceleratorRow:
     return AcceleratorRow(**{**row._mapping, "health": Health(row.health)})
-
-
-def held_accelerators(connection: Connection, workload: str) -> Sequence[AcceleratorRow]:
-    """Accelerators that a workload holds now, by index."""
-    rows = connection.execute(
-        select(accelerators)
-        .join(leases, leases.c.accelerator == accelerators.c.uuid)
-        .where(leases.c.workload == workload, leases.c.closed_at.is_(None))
-        .order_by(accelerators.c.index)
-    )
-    return [_accelerator(row) for row in rows]
 
 
 def count_accelerators(connection: Connection) -> int:

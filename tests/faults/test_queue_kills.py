@@ -25,6 +25,7 @@ from dcloud_spawner.store.schema import reservations as reservation_rows
 from dcloud_spawner.store.schema import workloads as workload_rows
 from tests.faults import store_worker
 from tests.faults.store_worker import open_platform
+from tests.faults.workers import begin, kill
 from tests.platforms import check, start, submit
 
 KILLS = 25
@@ -79,13 +80,6 @@ def line(platform: Platform) -> list[str]:
     return [found.workload.id for found in read_pool(platform).queue]
 
 
-def kill(process: Any) -> None:
-    process.kill()
-    process.join(10)
-    assert not process.is_alive()
-    process.close()
-
-
 @pytest.mark.timeout(300)
 def test_a_hand_in_the_queue_is_whole_or_was_never_there(
     processes: Any, database_url: str, tmp_path: Path
@@ -95,7 +89,7 @@ def test_a_hand_in_the_queue_is_whole_or_was_never_there(
     platform.refresh_inventory()
     roles: list[Callable[..., None]] = [store_worker.administrator, store_worker.administrator]
     roles.append(store_worker.hub)
-    running = [begun(processes, role, database_url, tmp_path, chooser) for role in roles]
+    running = [begin(processes, role, database_url, tmp_path, chooser) for role in roles]
     dues: dict[str, object] = {}
     deadline = time.monotonic() + LONGEST_SECONDS
     kills = 0
@@ -109,7 +103,7 @@ def test_a_hand_in_the_queue_is_whole_or_was_never_there(
             check_hands(connection)
             for row in connection.execute(select(workload_rows.c.id, workload_rows.c.due_at)):
                 assert dues.setdefault(row.id, row.due_at) == row.due_at
-        running[which] = begun(processes, roles[which], database_url, tmp_path, chooser)
+        running[which] = begin(processes, roles[which], database_url, tmp_path, chooser)
     for process in running:
         kill(process)
     assert {"hold", "unhold", "move", "drain", "undrain", "create"} <= hands(platform)
@@ -121,14 +115,6 @@ def test_a_hand_in_the_queue_is_whole_or_was_never_there(
     again = open_platform(database_url, tmp_path)
     assert line(again) == before
     again.close()
-
-
-def begun(
-    processes: Any, role: Callable[..., None], url: str, folder: Path, chooser: random.Random
-) -> Any:
-    process = processes.Process(target=role, args=(url, folder, chooser.randrange(10**6)))
-    process.start()
-    return process
 
 
 def hands(platform: Platform) -> set[str]:

@@ -29,6 +29,7 @@ from dcloud_spawner.store.schema import workloads as workload_rows
 from hub_services.controller.reconcile import reconcile
 from tests.faults import store_worker
 from tests.faults.store_worker import ENGINE_TIMEOUT_SECONDS, open_platform
+from tests.faults.workers import begin, kill
 from tests.platforms import ALICE, check
 
 KILLS = 70
@@ -116,13 +117,6 @@ def watching(platform: Platform, folder: Path) -> Iterator[Watch]:
         watch.end()
 
 
-def kill(process: Any) -> None:
-    process.kill()
-    process.join(10)
-    assert not process.is_alive()
-    process.close()
-
-
 @pytest.mark.timeout(400)
 def test_whatever_is_killed_and_whenever_the_store_is_right(
     processes: Any, database_url: str, tmp_path: Path
@@ -131,7 +125,7 @@ def test_whatever_is_killed_and_whenever_the_store_is_right(
     platform = open_platform(database_url, tmp_path)
     platform.refresh_inventory()
     roles: list[Callable[..., None]] = [store_worker.hub, store_worker.controller]
-    running = [start_one(processes, role, database_url, tmp_path, chooser) for role in roles]
+    running = [begin(processes, role, database_url, tmp_path, chooser) for role in roles]
     with watching(platform, tmp_path) as watch:
         kills, deadline = 0, time.monotonic() + LONGEST_SECONDS
         # On a busy machine little is done between two kills: then there are more of them.
@@ -143,7 +137,7 @@ def test_whatever_is_killed_and_whenever_the_store_is_right(
             which = chooser.choice((0, 0, 1))
             assert running[which].exitcode is None, "a worker died by itself"
             kill(running[which])
-            running[which] = start_one(processes, roles[which], database_url, tmp_path, chooser)
+            running[which] = begin(processes, roles[which], database_url, tmp_path, chooser)
         for process in running:
             kill(process)
         ended = count(platform, State.ENDED)
@@ -163,14 +157,6 @@ def test_whatever_is_killed_and_whenever_the_store_is_right(
     assert submitted == sorted(watch.sequences, key=lambda each: watch.sequences[each])
     assert watch.containers() == {}
     platform.close()
-
-
-def start_one(
-    processes: Any, role: Callable[..., None], url: str, folder: Path, chooser: random.Random
-) -> Any:
-    process = processes.Process(target=role, args=(url, folder, chooser.randrange(10**6)))
-    process.start()
-    return process
 
 
 def count(platform: Platform, state: State) -> int:
