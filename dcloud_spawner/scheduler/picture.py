@@ -192,7 +192,7 @@ def as_request(workload: Workload) -> Request:
         workload.submitted_at.timestamp(),
         workload.due_at.timestamp(),
         workload.tier,
-        held=workload.held_at is not None,
+        held=workload.held_at is not None or bool(workload.blocked),
         moved_at=workload.moved_at.timestamp() if workload.moved_at else None,
     )
 

@@ -102,15 +102,16 @@ _COLUMNS = (
     _rows.fair_seconds,
     _rows.tier,
     _bare(_rows.moved_at).label("moved_at"),
-    _rows.held_at.is_not(None).label("held"),
+    or_(_rows.held_at.is_not(None), _rows.blocked != "").label("held"),
     _rows.reservation,
 )
 
 _queued = _rows.state == State.QUEUED.value
-_in_line = and_(_queued, _rows.held_at.is_(None), _rows.moved_at.is_(None))
+_unblocked = and_(_rows.held_at.is_(None), _rows.blocked == "")
+_in_line = and_(_queued, _unblocked, _rows.moved_at.is_(None))
 """Who waits at the place of their due time; the condition of the index that this reads by."""
 
-_moved = and_(_queued, _rows.held_at.is_(None), _rows.moved_at.is_not(None))
+_moved = and_(_queued, _unblocked, _rows.moved_at.is_not(None))
 
 
 def _waiting(connection: Connection, query: Select[Any]) -> list[Waiting]:
@@ -173,7 +174,7 @@ def of_people(
         connection,
         select(*_COLUMNS).where(
             _queued,
-            _rows.held_at.is_(None),
+            _unblocked,
             or_(_rows.user.in_(users), _rows.reservation.in_(reservations)),
         ),
     )

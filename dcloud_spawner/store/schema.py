@@ -113,6 +113,11 @@ workloads = Table(
     Column("slack_seconds", Integer, nullable=False, server_default="0"),
     Column("fair_seconds", Integer, nullable=False, server_default="0"),
     Column("tier", String(16), nullable=False, server_default="bronze"),
+    # Who pays.
+    Column("account", String(32), nullable=True, index=True),
+    # What the ledger or a limit has against its start: a code, and in words. Empty: nothing.
+    Column("blocked", String(32), nullable=False, server_default=""),
+    Column("blocked_reason", AnyText, nullable=False, server_default=""),
     # An administrator's hand: held out of the queue, or moved to its head.
     Column("held_at", UtcDateTime, nullable=True),
     Column("held_by", String(255), nullable=False, server_default=""),
@@ -147,6 +152,8 @@ workloads = Table(
     Column("notice_at", UtcDateTime, nullable=True),
     Column("notice_reason", String(32), nullable=False, server_default=""),
     Column("notice_detail", AnyText, nullable=False, server_default=""),
+    # When the credits of its account are used up, as far as it can be told.
+    Column("budget_ends_at", UtcDateTime, nullable=True),
     # The waiting workload whose owner works here meanwhile.
     Column("keeps_place_for", String(32), nullable=True),
     Column("stopping_at", UtcDateTime, nullable=True),
@@ -179,6 +186,7 @@ _in_line = and_(
     workloads.c.state == State.QUEUED.value,
     workloads.c.held_at.is_(None),
     workloads.c.moved_at.is_(None),
+    workloads.c.blocked == "",
 )
 
 Index(

@@ -91,6 +91,12 @@ class Workload:
     keeps_place_for: str | None = None
     resize_until: datetime | None = None
     charge_until: datetime | None = None
+    account: str | None = None
+    """Who pays; None for what is older than the ledger."""
+    blocked: str = ""
+    """Code of what the ledger or a limit has against its start; empty when nothing."""
+    blocked_reason: str = ""
+    budget_ends_at: datetime | None = None
 
     @property
     def server(self) -> str:
@@ -120,6 +126,7 @@ class NewWorkload:
     tier: str = "bronze"
     reservation: str | None = None
     keeps_place_for: str | None = None
+    account: str | None = None
 
 
 def _workload(row: Any) -> Workload:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from alembic import context
 
 from dcloud_spawner.store.database import Database
-from dcloud_spawner.store.schema import metadata
+from dcloud_spawner.store.ledger_schema import metadata
 
 database: Database = context.config.attributes["database"]
 
