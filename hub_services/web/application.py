@@ -18,8 +18,10 @@ from hub_services.web.api.openapi import document
 from hub_services.web.api.operations import OPERATIONS
 from hub_services.web.handler import Handler
 from hub_services.web.pages.all import PAGES
+from hub_services.web.pages.data import DATA_PAGES
 from hub_services.web.pages.handlers import Front, NoSuchPage, PageEvents, ShowPage
 from hub_services.web.pages.plan import ShowAnswer
+from hub_services.web.pages.views import ShowData
 from hub_services.web.service import Service
 
 OWN_STATIC = Path(__file__).parent / "static"
@@ -82,6 +84,14 @@ def pattern(path: str) -> str:
     return re.sub(r"\{\w+\}", "([^/]+)", path)
 
 
+def data_routes(root: str) -> list[Route]:
+    """One route for each page that is read from the database."""
+    return [
+        (f"{root}{page.pattern}", ShowData, {"pages": DATA_PAGES, "name": name})
+        for name, page in DATA_PAGES.items()
+    ]
+
+
 def make_application(service: Service) -> Application:
     """The application; its routes begin with the service's own prefix."""
     root = re.escape(service.paths.service)
@@ -94,6 +104,7 @@ def make_application(service: Service) -> Application:
         (f"{root}events/([a-z]+)", PageEvents, {"pages": PAGES}),
         (f"{root}plan/([0-9a-f]{{1,64}})", ShowAnswer, {"pages": PAGES}),
         (f"{root}({'|'.join(PAGES)})", ShowPage, {"pages": PAGES}),
+        *data_routes(root),
         (f"{root}?", Front, {"pages": PAGES}),
         (".*", NoSuchPage, {"pages": PAGES}),
     ]

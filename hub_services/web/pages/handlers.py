@@ -90,7 +90,7 @@ class PageHandler(Handler):
 
     def render_template(self, template: str, **values: object) -> str:
         """A template with what all of them need."""
-        return environment().get_template(template).render(**self._common(), **values)
+        return environment().get_template(template).render({**self._common(), **values})
 
     def _common(self) -> dict[str, object]:
         service, viewer = self.service, self.viewer
