@@ -256,23 +256,11 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
     """Release everything a STOPPING workload holds. Call it only after the engine confirmed
     that no container of it is left (invariant 2)."""
     now = utc_now()
-    values: dict[str, object] = {}
-    if facts is not None:
-        values = {
-            "engine_finished_at": facts.finished_at,
-            "exit_code": facts.exit_code,
-            "oom_killed": facts.oom_killed,
-        }
-        if facts.started_at is not None:
-            values["engine_started_at"] = facts.started_at
     with platform.database.transaction() as connection:
+        if facts is not None:
+            _write_end(connection, identifier, facts)
         if not workloads.transition(
-            connection,
-            identifier,
-            State.ENDED,
-            come_from=(State.STOPPING,),
-            ended_at=now,
-            **values,
+            connection, identifier, State.ENDED, come_from=(State.STOPPING,), ended_at=now
         ):
             return False
         count = leases.close_leases(connection, (identifier,), now)
@@ -284,9 +272,34 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
             "workload.release",
             identifier,
             at=now,
-            detail={"accelerators": count, "oom": bool(facts and facts.oom_killed)},
+            detail={"accelerators": count, "oom": released.oom_killed},
         )
     return True
+
+
+def note_end(platform: Platform, identifier: str, facts: ContainerFacts) -> None:
+    """Write down how the container of a STOPPING workload ended, before the engine forgets it:
+    charges are made from it, and whoever learned it may die before :func:`confirm_gone`.
+
+    No line in the action log: the state does not change.
+    """
+    with platform.database.transaction() as connection:
+        _write_end(connection, identifier, facts)
+
+
+def _write_end(connection: Connection, identifier: str, facts: ContainerFacts) -> None:
+    """What the engine said first stays: a later word is of what was already gone, or of a
+    container that never was ready."""
+    known = workloads.get(connection, identifier)
+    values: dict[str, object] = {}
+    if known.engine_started_at is None and facts.started_at is not None:
+        values["engine_started_at"] = facts.started_at
+    if known.engine_finished_at is None and facts.finished_at is not None:
+        values["engine_finished_at"] = facts.finished_at
+        values["exit_code"] = facts.exit_code
+        values["oom_killed"] = facts.oom_killed
+    if values and known.state is State.STOPPING:
+        workloads.set_values(connection, identifier, **values)
 
 
 def finish_stop(platform: Platform, identifier: str) -> bool:
@@ -303,7 +316,11 @@ def finish_stop(platform: Platform, identifier: str) -> bool:
             return False
         # Looked at before the engine: a launch that begins later finds STOPPING and gives up.
         settled = workload.launch_until is None or workload.launch_until <= utc_now()
-        facts = platform.engine.stop(identifier, platform.settings.stop_grace_seconds)
+        facts = platform.engine.stop(
+            identifier,
+            platform.settings.stop_grace_seconds,
+            lambda ended: note_end(platform, identifier, ended),
+        )
         if settled:
             released = confirm_gone(platform, identifier, facts)
             if released:

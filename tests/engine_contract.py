@@ -242,6 +242,26 @@ class EngineContract:
         assert bench.stop(spec, 0) is not None
         assert bench.stop(spec, 0) is None
 
+    def test_how_it_ended_is_told_before_it_is_removed(self, bench: Bench) -> None:
+        spec = bench.spec(*SLEEP)
+        workload = spec.labels[LABEL_WORKLOAD]
+        bench.engine.launch(spec)
+        told: list[ContainerFacts] = []
+
+        def cannot_be_written(facts: ContainerFacts) -> None:
+            told.append(facts)
+            raise OSError("no space left")
+
+        with pytest.raises(OSError, match="no space"):
+            bench.engine.stop(workload, 0, cannot_be_written)
+        assert bench.facts(spec).phase is Phase.ENDED  # and it is still there
+        last = bench.engine.stop(workload, 0, told.append)
+        assert last is not None and told == [last, last]
+        assert last.phase is Phase.ENDED and last.started_at and last.finished_at
+        assert bench.engine.observe(workload) == ()
+        bench.engine.stop(workload, 0, told.append)
+        assert len(told) == 2
+
     def test_stopping_an_ended_container_keeps_how_it_ended(self, bench: Bench) -> None:
         spec = bench.spec("sh", "-c", "exit 9")
         ended, _ = bench.run(spec)

@@ -18,6 +18,7 @@ from dcloud_spawner.engines.base import (
     LABEL_USER,
     LABEL_WORKLOAD,
     AcceleratorFacts,
+    BeforeRemoval,
     ContainerFacts,
     ContainerSpec,
     Engine,
@@ -124,15 +125,23 @@ class MemoryEngine(Engine):
             self.containers[workload_id] = facts
         return facts
 
-    def stop(self, workload_id: str, grace_seconds: int) -> ContainerFacts | None:
+    def stop(
+        self, workload_id: str, grace_seconds: int, before_removal: BeforeRemoval | None = None
+    ) -> ContainerFacts | None:
         self._enter("stop", workload_id)
         with self._lock:
-            facts = self.containers.pop(workload_id, None)
+            facts = self.containers.get(workload_id)
+            if facts is not None and facts.phase is not Phase.ENDED:
+                now = datetime.now(UTC)
+                facts = replace(facts, phase=Phase.ENDED, finished_at=now, exit_code=0, url="")
+                self.containers[workload_id] = facts
         if facts is None:
             return None
-        if facts.phase is Phase.ENDED:
-            return facts
-        return replace(facts, phase=Phase.ENDED, finished_at=datetime.now(UTC), exit_code=0)
+        if before_removal is not None:
+            before_removal(facts)
+        self._enter("removal", workload_id)
+        with self._lock:
+            return self.containers.pop(workload_id, None)
 
     def logs(self, workload_id: str, lines: int = 200) -> str:
         self._enter("logs", workload_id)

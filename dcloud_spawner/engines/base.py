@@ -9,7 +9,7 @@ All methods block; callers on an event loop run them in a thread
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -135,6 +135,10 @@ class ContainerFacts:
     """Where the server inside is reached from the hub, empty while unknown."""
 
 
+BeforeRemoval = Callable[[ContainerFacts], None]
+"""Told of a container that has ended, while it is still there; what it raises keeps it there."""
+
+
 class Engine(ABC):
     """Runs containers on one or more nodes.
 
@@ -169,8 +173,14 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def stop(self, workload_id: str, grace_seconds: int) -> ContainerFacts | None:
+    def stop(
+        self, workload_id: str, grace_seconds: int, before_removal: BeforeRemoval | None = None
+    ) -> ContainerFacts | None:
         """Stop and remove all containers of a workload; already gone is success.
+
+        ``before_removal`` is called for each after it has ended and before it is removed, so
+        that its times can be written down while the engine still knows them: whoever dies in
+        between, or comes second, finds them either here or there.
 
         Returns the last facts (times, exit code, OOM) of the container that ran, None when
         there was none. When it returns, the engine has confirmed that nothing of it is left.

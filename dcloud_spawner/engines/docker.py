@@ -23,6 +23,7 @@ from dcloud_spawner.engines.base import (
     LABEL_KIND,
     LABEL_USER,
     LABEL_WORKLOAD,
+    BeforeRemoval,
     ContainerFacts,
     ContainerSpec,
     Engine,
@@ -243,7 +244,9 @@ class DockerEngine(Engine):
         with self._calls() as client, contextlib.suppress(NotFound):
             self._remove(client, name)
 
-    def stop(self, workload_id: str, grace_seconds: int) -> ContainerFacts | None:
+    def stop(
+        self, workload_id: str, grace_seconds: int, before_removal: BeforeRemoval | None = None
+    ) -> ContainerFacts | None:
         last: ContainerFacts | None = None
         with self._calls() as client:
             for found in self.observe(workload_id):
@@ -253,6 +256,8 @@ class DockerEngine(Engine):
                     facts = self._facts(client.inspect_container(found.ref))
                     if last is None or (facts.started_at and not last.started_at):
                         last = facts
+                    if before_removal is not None:
+                        before_removal(facts)
                     self._remove(client, found.ref)
             left = self.observe(workload_id)
         if left:

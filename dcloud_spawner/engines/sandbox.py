@@ -23,6 +23,7 @@ from dcloud_spawner.engines.base import (
     LABEL_KIND,
     LABEL_USER,
     LABEL_WORKLOAD,
+    BeforeRemoval,
     ContainerFacts,
     ContainerSpec,
     Engine,
@@ -194,25 +195,37 @@ class SandboxEngine(Engine):
                 self._end_locked(folder, 0)
                 raise
 
-    def stop(self, workload_id: str, grace_seconds: int) -> ContainerFacts | None:
+    def stop(
+        self, workload_id: str, grace_seconds: int, before_removal: BeforeRemoval | None = None
+    ) -> ContainerFacts | None:
         last: ContainerFacts | None = None
         for folder in self._folders.all():
             try:
                 wanted = folder.read_plan().labels.get(LABEL_WORKLOAD) == workload_id
             except FileNotFoundError:
                 continue
-            facts = self._end(folder, grace_seconds) if wanted else None
+            facts = self._end(folder, grace_seconds, before_removal) if wanted else None
             if facts is not None and (last is None or facts.started_at):
                 last = facts
         return last
 
-    def _end(self, folder: SandboxFolder, grace_seconds: float) -> ContainerFacts | None:
+    def _end(
+        self,
+        folder: SandboxFolder,
+        grace_seconds: float,
+        before_removal: BeforeRemoval | None = None,
+    ) -> ContainerFacts | None:
         """End a sandbox and remove all of it; None when there is none."""
         patience_seconds = self._settings.engine_timeout_seconds + grace_seconds
         with self._folders.locked(folder, patience_seconds) as present:
-            return self._end_locked(folder, grace_seconds) if present else None
+            return self._end_locked(folder, grace_seconds, before_removal) if present else None
 
-    def _end_locked(self, folder: SandboxFolder, grace_seconds: float) -> ContainerFacts:
+    def _end_locked(
+        self,
+        folder: SandboxFolder,
+        grace_seconds: float,
+        before_removal: BeforeRemoval | None = None,
+    ) -> ContainerFacts:
         plan, cgroup = folder.read_plan(), plan_cgroup(folder.read_plan())
         record = folder.read_record()
         ran = still_running(plan, record, cgroup)
@@ -223,13 +236,16 @@ class SandboxEngine(Engine):
         facts = self._facts(folder, plan)
         if ran and (record := folder.read_record()) is not None and record.finished_at is None:
             facts = replace(facts, finished_at=datetime.now(UTC))  # we ended it, just now
+        facts = replace(facts, phase=Phase.ENDED)
+        if before_removal is not None:
+            before_removal(facts)
         if cgroup is not None:
             try:
                 cgroup.remove()
             except OSError as error:
                 raise EngineError(f"The group of {plan.name} stays: {error}") from error
         self._folders.remove(folder)
-        return replace(facts, phase=Phase.ENDED)
+        return facts
 
     def logs(self, workload_id: str, lines: int = 200) -> str:
         for folder in self._folders.all():

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from dcloud_spawner import drains, lifecycle, queueing, reservations
-from dcloud_spawner.engines.base import LABEL_WORKLOAD, ContainerFacts, ContainerSpec, Phase
+from dcloud_spawner.engines.base import (
+    LABEL_WORKLOAD,
+    BeforeRemoval,
+    ContainerFacts,
+    ContainerSpec,
+    Phase,
+)
 from dcloud_spawner.errors import Conflict, EngineError, InvalidChoice, UserError
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.settings import Settings
@@ -64,7 +70,9 @@ class FileEngine(MemoryEngine):
         draft.replace(self.folder / f"{workload_id}.json")
         return _facts(workload_id, spec.accelerators)
 
-    def stop(self, workload_id: str, grace_seconds: int) -> ContainerFacts | None:
+    def stop(
+        self, workload_id: str, grace_seconds: int, before_removal: BeforeRemoval | None = None
+    ) -> ContainerFacts | None:
         time.sleep(random.uniform(0, 0.02))
         (self.folder / f"{workload_id}.json").unlink(missing_ok=True)
         return None

@@ -382,6 +382,61 @@ def test_two_who_finish_the_same_stop_release_once(
     assert state(platform, waiting) is State.ADMITTED
 
 
+def test_when_it_ended_outlives_whoever_learned_it(
+    platform: Platform, engine: MemoryEngine
+) -> None:
+    """Charges are made from this time, and the engine forgets it with the container."""
+    workload = start(platform)
+    lifecycle.begin_stop(platform, workload.id, "stopped", ALICE)
+    ended: list[ContainerFacts] = []
+
+    def dies_after_the_removal(facts: ContainerFacts) -> None:
+        ended.append(facts)
+        lifecycle.note_end(platform, workload.id, facts)
+
+    engine.stop(workload.id, 0, dies_after_the_removal)
+    assert state(platform, workload) is State.STOPPING
+    assert lifecycle.finish_stop(platform, workload.id)  # the engine knows of no container now
+    row = get(platform, workload.id)
+    assert (row.engine_finished_at, row.exit_code) == (ended[0].finished_at, 0)
+    assert row.engine_started_at == workload.engine_started_at
+
+
+def test_a_container_whose_end_cannot_be_written_down_is_not_removed(
+    platform: Platform, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = start(platform)
+    with monkeypatch.context() as patch:
+        patch.setattr(workloads, "set_values", cannot_write)
+        with pytest.raises(OSError, match="no space"):
+            stop(platform, workload)
+    assert engine.containers[workload.id].phase is Phase.ENDED
+    assert state(platform, workload) is State.STOPPING
+    stop_time = engine.containers[workload.id].finished_at
+    assert lifecycle.finish_stop(platform, workload.id)
+    assert get(platform, workload.id).engine_finished_at == stop_time
+
+
+def cannot_write(*_: object, **__: object) -> None:
+    raise OSError("no space left")
+
+
+def test_nothing_learned_later_changes_when_it_ended(platform: Platform) -> None:
+    workload = start(platform)
+    lifecycle.begin_stop(platform, workload.id, "stopped", ALICE)
+    facts = ContainerFacts("r", "n", workload.id, "alice", "notebook", (), Phase.ENDED)
+    first, second = utc_now(), utc_now() + timedelta(seconds=5)
+    lifecycle.note_end(platform, workload.id, replace(facts, finished_at=first, exit_code=3))
+    lifecycle.note_end(platform, workload.id, facts)
+    later = replace(facts, started_at=second, finished_at=second, oom_killed=True)
+    lifecycle.confirm_gone(platform, workload.id, later)
+    row = get(platform, workload.id)
+    assert (row.engine_finished_at, row.exit_code, row.oom_killed) == (first, 3, False)
+    assert row.engine_started_at == workload.engine_started_at
+    lifecycle.note_end(platform, workload.id, replace(later, started_at=first))
+    assert get(platform, workload.id) == row
+
+
 def test_two_who_stop_the_same_server_are_both_told_that_it_is_over(platform: Platform) -> None:
     workload = start(platform)
     with ThreadPoolExecutor(4) as pool:
