@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_MODEL = 128
 LONGEST_IMAGE = 255
+LONGEST_ACCOUNT = 255
 """Characters; longer names exist nowhere."""
 
 PATTERN_SECONDS = 0.1
@@ -45,6 +46,7 @@ class _Given(BaseModel):
     cpus: float | None = None
     hours: int | None = None
     image: Annotated[str, Field(max_length=500)] | None = None
+    account: Annotated[str, Field(max_length=500)] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Choice:
     hours: int
     image: str | None = None
     """Set only where the profile lets the user name the image."""
+    account: str | None = None
+    """Name of the project that pays; None: the user's own account. Whether it may be charged is
+    judged where it is submitted: who is a member changes, and the choice is kept."""
 
     def as_dict(self) -> dict[str, object]:
         """The choice as JSON, as the API takes it and the database keeps it."""
@@ -101,6 +106,7 @@ def validate(
         cpus=_one_of("cpus", fields.cpus, profile.cpus.choices, profile.cpus.default),
         hours=_hours(fields.hours, profile),
         image=_image(fields.image, profile),
+        account=_account(fields.account),
     )
     if choice.gpus == 0 and choice.gpu_model is not None:
         raise InvalidChoice(
@@ -243,6 +249,19 @@ def _image(image: str | None, profile: Profile) -> str | None:
             field="image",
         )
     return image
+
+
+def _account(account: str | None) -> str | None:
+    """Its shape only."""
+    if account is None:
+        return None
+    if not account.isprintable() or not 1 <= len(account.strip()) <= LONGEST_ACCOUNT:
+        raise InvalidChoice(
+            f"account: {_shown(account)} is no name of a project.",
+            hint="Leave it out to pay from your own account.",
+            field="account",
+        )
+    return account.strip()
 
 
 def _matches(pattern: str, image: str) -> bool:

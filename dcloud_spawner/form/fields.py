@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 NUMBERS = ("gpus", "memory_gib", "cpus", "hours")
-TEXTS = ("gpu_model", "image")
+TEXTS = ("gpu_model", "image", "account")
 FIELDS = NUMBERS + TEXTS
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,12}")
@@ -20,7 +20,7 @@ _OF_A_PROFILE = re.compile(r"[^.]*\.(?:" + "|".join(FIELDS) + r")")
 
 
 def choice_from_form(form: Mapping[str, list[str]]) -> dict[str, object]:
-    """The choice ``{profile, gpus, gpu_model, memory_gib, cpus, hours, image}`` of a form.
+    """The choice ``{profile, gpus, gpu_model, memory_gib, cpus, hours, image, account}`` of a form.
 
     A field that was not sent, or a text that was left empty, is not in the result.
     """

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from fractions import Fraction
 
 from dcloud_spawner.live.availability import model_words
+
+MICROCREDITS = 1_000_000
+"""In a credit."""
 
 
 def length_words(seconds: float) -> str:
@@ -38,6 +43,30 @@ def count_words(number: float, noun: str) -> str:
 def gpus_words(count: int, model: str | None) -> str:
     """``2 × A100 80 GB``, or ``2 GPUs`` when any model will do."""
     return f"{count} × {model_words(model)}" if model else count_words(count, "GPU")
+
+
+def credits_figure(microcredits: float | Fraction, decimals: int = 2) -> str:
+    """A price in credits, rounded to the nearest: ``5.20``."""
+    return _decimal(math.floor(Fraction(microcredits) / _step(decimals) + Fraction(1, 2)), decimals)
+
+
+def left_figure(microcredits: float | Fraction, decimals: int = 2) -> str:
+    """What is left, rounded down, so that what is shown is there: ``399.6``."""
+    return _decimal(math.floor(Fraction(microcredits) / _step(decimals)), decimals)
+
+
+def credits_words(microcredits: float | Fraction, decimals: int = 2) -> str:
+    """``5.20 credits``."""
+    return f"{credits_figure(microcredits, decimals)} credits"
+
+
+def _step(decimals: int) -> int:
+    return int(MICROCREDITS // 10**decimals)
+
+
+def _decimal(steps: int, decimals: int) -> str:
+    whole, rest = divmod(abs(steps), 10**decimals)
+    return f"{'-' if steps < 0 else ''}{whole}{f'.{rest:0{decimals}}' if decimals else ''}"
 
 
 def listed(parts: Sequence[str]) -> str:

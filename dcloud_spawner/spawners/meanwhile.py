@@ -47,6 +47,7 @@ def choice_beside(waiting: Workload, profile: Profile) -> Choice:
         cpus=min(profile.cpus.choices),
         hours=max(1, waiting.limit_seconds // 3600),
         image=waiting.choice.get("image"),
+        account=waiting.choice.get("account"),
     )
 
 

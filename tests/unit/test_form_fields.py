@@ -37,6 +37,11 @@ def test_the_resources_of_the_chosen_profile_count_and_the_others_do_not() -> No
     }
 
 
+def test_who_pays_is_one_field_for_all_profiles_and_empty_means_oneself() -> None:
+    assert choice_from_form(posted(profile="cpu", account="vision-lab"))["account"] == "vision-lab"
+    assert choice_from_form(posted(profile="cpu", account="")) == {"profile": "cpu"}
+
+
 def test_plain_names_work_too() -> None:
     form = posted(profile="pytorch", gpus="2", memory_gib="16", gpu_model="NVIDIA RTX A5000")
     assert choice_from_form(form) == {

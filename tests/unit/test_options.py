@@ -239,6 +239,20 @@ BAD += [
     if not image.isascii() or not image.isprintable() or " " in image or image[:1] in ("", "-")
 ]
 BAD += [("any image, too long", {"profile": "anything", "image": "a" * 256}, "image")]
+BAD += [
+    (f"an account that is {name}", {"account": account}, "account")
+    for name, account in (
+        ("a number", 7),
+        ("a list", ["vision-lab"]),
+        ("empty", ""),
+        ("blanks", "   "),
+        ("two lines", "vision\nlab"),
+        ("with a NUL", "vision\x00lab"),
+        ("half a character", "vision\ud800"),
+        ("long", "v" * 256),
+        ("very long", "v" * 1_000_000),
+    )
+]
 
 
 def test_the_table_is_long_enough() -> None:
@@ -283,7 +297,7 @@ MINE = "Profiles you may use: cpu, gpu, models."
         (
             {"gpu": 1},
             "'gpu' is not a field of a choice. "
-            "Fields are profile, gpus, gpu_model, memory_gib, cpus, hours, image.",
+            "Fields are profile, gpus, gpu_model, memory_gib, cpus, hours, image, account.",
         ),
         (
             {"profile": "models", "gpu_model": "B200"},
@@ -432,6 +446,12 @@ def test_an_image_that_matches_the_whole_pattern_is_taken() -> None:
     choice = ask({"profile": "own", "image": "lab/mine:v2"}, "trusted")
     assert image_of(choice, PROFILES["own"]) == "lab/mine:v2"
     assert choice.as_dict()["image"] == "lab/mine:v2"
+
+
+def test_who_pays_is_a_field_of_the_choice_and_nobody_else_means_oneself() -> None:
+    assert ask({"account": "vision-lab"}).as_dict()["account"] == "vision-lab"
+    assert ask({}).account is None
+    assert "account" not in ask({}).as_dict()
 
 
 def test_an_administrator_may_use_every_profile() -> None:

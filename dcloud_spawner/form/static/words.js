@@ -40,6 +40,26 @@ export function model(name) {
 
 export const gpus = (number, name) => (name ? `${number} × ${model(name)}` : count(number, "GPU"));
 
+const CREDIT = 1000000n;
+/** Division of whole numbers that rounds down, below zero too. */
+const floorDiv = (a, b) => (a >= 0n ? a / b : -((-a + b - 1n) / b));
+
+function decimal(steps, decimals) {
+  const digits = String(steps < 0n ? -steps : steps).padStart(decimals + 1, "0");
+  return `${steps < 0n ? "-" : ""}${digits.slice(0, -decimals)}.${digits.slice(-decimals)}`;
+}
+
+/** Micro-credits (a BigInt, or a fraction of two) as credits, rounded to the nearest: 5.20. */
+export function credits(microcredits, of = 1n, decimals = 2) {
+  const step = (CREDIT / 10n ** BigInt(decimals)) * of;
+  return decimal(floorDiv(2n * microcredits + step, 2n * step), decimals);
+}
+
+/** What is left, rounded down, so that what is shown is there. */
+export function left(microcredits, decimals = 2) {
+  return decimal(floorDiv(microcredits, CREDIT / 10n ** BigInt(decimals)), decimals);
+}
+
 export function listed(parts) {
   return parts.length < 2 ? parts.join("") : `${parts.slice(0, -1).join(", ")} and ${parts.at(-1)}`;
 }
