@@ -233,6 +233,11 @@ class Settings(BaseSettings):
         return self.state / "secrets"
 
     @property
+    def assets_dir(self) -> Path:
+        """Folder of what pages use and others have written: the library for charts."""
+        return self.state / "assets"
+
+    @property
     def logs_dir(self) -> Path:
         """Folder of the logs of every process that ``dcloud up`` starts."""
         return self.state / "logs"

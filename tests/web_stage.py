@@ -25,7 +25,7 @@ from dcloud_spawner.store import nodes, workloads
 from dcloud_spawner.store import reservations as reservation_rows
 from dcloud_spawner.store.events import Actor
 from hub_services.cli.deployment import cache_dir
-from hub_services.cli.node import install_proxy, proxy_command
+from hub_services.cli.node import install_charts, install_proxy, proxy_command
 from hub_services.web.application import make_application
 from hub_services.web.service import open_service
 from tests import platforms
@@ -70,6 +70,7 @@ class WebStage:
 
     def __enter__(self) -> WebStage:
         install_proxy(cache_dir())
+        install_charts(cache_dir(), self.settings.assets_dir)
         folder = self.settings.secrets_dir
         folder.mkdir(parents=True, mode=0o700)
         for name in ("cookie_secret", "web.token"):

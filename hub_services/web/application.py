@@ -95,10 +95,12 @@ def data_routes(root: str) -> list[Route]:
 def make_application(service: Service) -> Application:
     """The application; its routes begin with the service's own prefix."""
     root = re.escape(service.paths.service)
+    assets = service.platform.settings.assets_dir.absolute()
     routes: list[Any] = [
         (f"{root}oauth_callback", Callback),
         *api_routes(f"{root}api/v1/"),
         (f"{root}static/hub/(.*)", HubFiles, {"path": str(Path(DATA_FILES_PATH) / "static")}),
+        (f"{root}static/lib/(.*)", StaticFiles, {"path": str(assets)}),
         (f"{root}static/web/(.*)", StaticFiles, {"path": str(OWN_STATIC)}),
         (f"{root}static/(.*)", StaticFiles, {"path": str(STATIC)}),
         (f"{root}events/([a-z]+)", PageEvents, {"pages": PAGES}),
