@@ -56,6 +56,15 @@ export function openAct(button) {
   (act.reason ? reason : by("a-stay")).focus();
 }
 
+/** Ask about an act that says itself what it is: as those above, with ``body`` and ``done``. */
+export function confirmAct(chosen) {
+  by("a-choose").hidden = true;
+  show(chosen);
+  reason.value = "";
+  dialog.showModal();
+  (chosen.reason ? reason : by("a-stay")).focus();
+}
+
 by("a-stay").addEventListener("click", () => dialog.close());
 
 form.addEventListener("submit", async (event) => {
@@ -64,11 +73,13 @@ form.addEventListener("submit", async (event) => {
   sure.disabled = true;
   say(sure, "One moment…");
   try {
-    await call(asked.method ?? "POST", asked.path, asked.reason ? { reason: reason.value } : undefined);
+    const why = asked.reason ? { [asked.reasonName ?? "reason"]: reason.value } : undefined;
+    const answer = await call(asked.method ?? "POST", asked.path, asked.body || why ? { ...asked.body, ...why } : undefined);
     dialog.close();
+    asked.done?.(answer);
   } catch (error) {
     wrong.hidden = false;
-    say(wrong.querySelector("span"), error.message);
+    say(wrong.querySelector("span"), asked.words?.(error) ?? error.message);
   }
   sure.disabled = false;
   say(sure, asked.sure);
