@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ValidationError
 
 from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound, UserError
-from hub_services.web.api.operation import Call, Nothing, Operation, Wire
+from hub_services.web.api.operation import KEY_HEADER, Call, Nothing, Operation, Wire
 from hub_services.web.handler import SAFE, Handler
 
 LARGEST_BODY_BYTES = 64 * 1024
@@ -48,6 +48,14 @@ class ApiHandler(Handler):
         """Do something."""
         await self._run(values)
 
+    async def put(self, *values: str) -> None:
+        """Set."""
+        await self._run(values)
+
+    async def patch(self, *values: str) -> None:
+        """Change a part."""
+        await self._run(values)
+
     async def delete(self, *values: str) -> None:
         """Take back."""
         await self._run(values)
@@ -68,6 +76,7 @@ class ApiHandler(Handler):
             path=dict(zip(names, (_segment(value) for value in values), strict=True)),
             query=self._query(operation.query),
             body=self._body(operation.body),
+            key=self._key() if operation.takes_key else "",
         )
         answer = await operation.run(call)
         self.set_status(operation.status)
@@ -99,6 +108,16 @@ class ApiHandler(Handler):
             return model.model_validate_json(sent or b"{}")
         except ValidationError as error:
             raise _refusal(error, model) from error
+
+    def _key(self) -> str:
+        sent = self.request.headers.get_list(KEY_HEADER)
+        if sent and (len(sent) > 1 or not re.fullmatch(r"[\x21-\x7e]{1,128}", sent[0])):
+            raise InvalidChoice(
+                f"{KEY_HEADER}: not one key of 1 to 128 visible ASCII characters.",
+                hint="A new UUID for every new thing to do.",
+                field=KEY_HEADER,
+            )
+        return sent[0] if sent else ""
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """``{"error": {"code", "message", "hint"}}``, and the field where it was one."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from hub_services.web.api.models import Refusal
-from hub_services.web.api.operation import Nothing, Operation
+from hub_services.web.api.operation import KEY_HEADER, Nothing, Operation
 
 REFERENCE = "#/components/schemas/{model}"
 
@@ -34,8 +34,10 @@ def document(operations: Sequence[Operation[Any, Any, Any]], server: str) -> dic
         "info": {
             "title": "DCloud",
             "version": "1",
-            "description": "What is free, who waits, and what administrators do about it. Every "
-            "refusal has the shape of Refusal; lists page by cursor. Times are UTC.",
+            "description": "What is free, who waits, what was used and who pays. Every refusal "
+            "has the shape of Refusal; lists page by cursor. Times are UTC. Money is exact: "
+            "integers of micro-credits, a millionth of a credit; answers have the same in credits "
+            "as a text beside it.",
         },
         "servers": [{"url": server}],
         "security": [{"token": []}],
@@ -64,7 +66,7 @@ def _operation(each: Operation[Any, Any, Any]) -> dict[str, object]:
         "operationId": each.name,
         "summary": each.summary,
         "description": (each.run.__doc__ or "").strip(),
-        "parameters": [*_path_parameters(each.path), *_query_parameters(each.query)],
+        "parameters": [*_path_parameters(each.path), *_query_parameters(each.query), *_headers(each)],
         "responses": {
             str(int(each.status)): _content(each.answer, "Done."),
             **{str(int(s)): _content(Refusal, s.phrase) for s in sorted(refusals)},
@@ -87,6 +89,14 @@ def _path_parameters(path: str) -> list[dict[str, object]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", path)
     ]
+
+
+def _headers(each: Operation[Any, Any, Any]) -> list[dict[str, object]]:
+    if not each.takes_key:
+        return []
+    words = "Of your own choice, new for every new thing to do: sent again, it does nothing twice."
+    schema = {"type": "string", "minLength": 1, "maxLength": 128}
+    return [{"name": KEY_HEADER, "in": "header", "description": words, "schema": schema}]
 
 
 def _query_parameters(model: type[BaseModel]) -> list[dict[str, object]]:

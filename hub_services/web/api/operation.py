@@ -14,6 +14,9 @@ from dcloud_spawner.store.events import Actor
 from hub_services.web.service import Service
 from hub_services.web.viewer import Viewer
 
+KEY_HEADER = "Idempotency-Key"
+"""Whoever may have to send a request twice names it by this."""
+
 
 class Wire(BaseModel):
     """What comes from outside: unknown fields and wrong types are refused, not guessed."""
@@ -47,6 +50,8 @@ class Call(Generic[Query, Body]):
     """Values of the names in braces."""
     query: Query
     body: Body
+    key: str = ""
+    """Idempotency-Key of the request; empty: none. See ``idempotency``."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Operation(Generic[Query, Body, Answer]):
     status: HTTPStatus = HTTPStatus.OK
     refusals: tuple[HTTPStatus, ...] = ()
     """Beside those that any operation may answer with."""
+    takes_key: bool = False
+    """Whether an Idempotency-Key makes a repeated request do nothing twice."""
 
     @property
     def name(self) -> str:
