@@ -26,6 +26,7 @@ from dcloud_spawner.engines.base import (
     NodeFacts,
     Phase,
 )
+from dcloud_spawner.engines.use import AcceleratorUse, ContainerUse, Use
 
 GIB = 2**30
 
@@ -53,6 +54,9 @@ class MemoryEngine(Engine):
         self.containers: dict[str, ContainerFacts] = {}
         self.volumes: set[str] = set()
         self.limits: dict[str, tuple[int, int]] = {}
+        self.container_use: dict[str, ContainerUse] = {}
+        """What ``measure`` tells of a workload while its container runs."""
+        self.accelerator_use: tuple[AcceleratorUse, ...] = ()
         self.calls: list[str] = []
         self.before: dict[str, Callable[..., object]] = {}
         self._lock = threading.Lock()
@@ -142,6 +146,15 @@ class MemoryEngine(Engine):
         self._enter("removal", workload_id)
         with self._lock:
             return self.containers.pop(workload_id, None)
+
+    def measure(self) -> Use:
+        self._enter("measure")
+        with self._lock:
+            alive = {key for key, facts in self.containers.items() if facts.phase is Phase.ALIVE}
+        return Use(
+            tuple(use for key, use in self.container_use.items() if key in alive),
+            self.accelerator_use,
+        )
 
     def logs(self, workload_id: str, lines: int = 200) -> str:
         self._enter("logs", workload_id)

@@ -15,6 +15,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
+from dcloud_spawner.engines.use import Use
+
 
 class Health(StrEnum):
     """Whether an accelerator may be offered. Only OK is; unknown is not free (invariant 7)."""
@@ -184,6 +186,14 @@ class Engine(ABC):
 
         Returns the last facts (times, exit code, OOM) of the container that ran, None when
         there was none. When it returns, the engine has confirmed that nothing of it is left.
+        """
+
+    @abstractmethod
+    def measure(self) -> Use:
+        """What every running container and every accelerator uses now, in one call.
+
+        For graphs and averages, never for charges. Whatever cannot be read is None or missing;
+        a driver that does not answer keeps nobody from the figures of the containers.
         """
 
     @abstractmethod

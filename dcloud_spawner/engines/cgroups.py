@@ -22,7 +22,9 @@ CPU_PERIOD_MICROSECONDS = 100_000
 """The period Docker uses; one millicore is 100 us of it."""
 SMALLEST_QUOTA_MICROSECONDS = 1_000
 """The kernel refuses less."""
-V1_CONTROLLERS = ("memory", "cpu", "pids", "devices", "freezer")
+V1_CONTROLLERS = ("memory", "cpu", "pids", "devices", "freezer", "cpuacct")
+NO_LIMIT = frozenset({"freezer", "devices", "cpuacct"})
+"""Controllers that alone hold nobody to a share."""
 V2_CONTROLLERS = ("memory", "cpu", "pids")
 SHELTER = "_supervisors"
 """No sandbox can have this name: theirs begin with a letter or digit."""
@@ -121,6 +123,14 @@ class Cgroup(ABC):
         """How many processes of the group the kernel killed for memory."""
 
     @abstractmethod
+    def cpu_microseconds(self) -> int | None:
+        """CPU time of the group since it was made; None where the kernel does not count it."""
+
+    @abstractmethod
+    def memory_in_use_bytes(self) -> int | None:
+        """Memory without the cached files that the kernel drops first; None as above."""
+
+    @abstractmethod
     def _write_limits(self, limits: Limits) -> None: ...
 
     @abstractmethod
@@ -142,6 +152,21 @@ class CgroupV1(Cgroup):
         if "memory" not in self.folders:
             return 0
         return _keyed_number(self.folders["memory"] / "memory.oom_control", "oom_kill")
+
+    def cpu_microseconds(self) -> int | None:
+        for controller in ("cpuacct", "cpu"):  # mounted together almost everywhere
+            if controller in self.folders:
+                used = _known_number(self.folders[controller] / "cpuacct.usage")
+                if used is not None:
+                    return used // 1000
+        return None
+
+    def memory_in_use_bytes(self) -> int | None:
+        if "memory" not in self.folders:
+            return None
+        return _without_cache(
+            self.folders["memory"] / "memory.usage_in_bytes", "total_inactive_file"
+        )
 
     def _write_limits(self, limits: Limits) -> None:
         if "cpu" in self.folders:
@@ -203,6 +228,12 @@ class CgroupV2(Cgroup):
 
     def oom_kills(self) -> int:
         return _keyed_number(self.folder / "memory.events", "oom_kill")
+
+    def cpu_microseconds(self) -> int | None:
+        return _keyed_number(self.folder / "cpu.stat", "usage_usec") or None
+
+    def memory_in_use_bytes(self) -> int | None:
+        return _without_cache(self.folder / "memory.current", "inactive_file")
 
     def _write_limits(self, limits: Limits) -> None:
         self.update(limits.memory_bytes, limits.cpu_millicores)
@@ -283,7 +314,7 @@ def _v1_tree(mounts: Mapping[str, Path], name: str) -> CgroupTree:
         except OSError as error:
             missing.append(f"{controller}: {error.strerror}")
     # Killing and freezing without any limit would only look like a limit.
-    if set(parents) <= {"freezer", "devices"}:
+    if set(parents) <= NO_LIMIT:
         parents = {}
     return CgroupTree(1, parents, "; ".join(missing))
 
@@ -387,6 +418,20 @@ def _keyed_number(file: Path, key: str) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.split()[:1] == [key]), 0)
+
+
+def _known_number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _without_cache(usage: Path, cached: str) -> int | None:
+    used = _known_number(usage)
+    if used is None:
+        return None
+    return max(0, used - _keyed_number(usage.with_name("memory.stat"), cached))
 
 
 def _wait_for(file: Path, text: str, timeout_seconds: float) -> None:

@@ -33,7 +33,9 @@ from dcloud_spawner.engines.base import (
 )
 from dcloud_spawner.engines.docker_disk import can_limit_disk
 from dcloud_spawner.engines.docker_network import DockerNetwork
+from dcloud_spawner.engines.docker_use import DockerUse
 from dcloud_spawner.engines.local_node import LocalNode
+from dcloud_spawner.engines.use import Use
 from dcloud_spawner.errors import EngineError, EngineUnreachable, LaunchFailed
 from dcloud_spawner.settings import Settings
 
@@ -64,6 +66,7 @@ class DockerEngine(Engine):
         self._local = threading.local()
         self._network = DockerNetwork(settings)
         self._node = LocalNode(settings.nvml_library)
+        self._use = DockerUse(self.client, settings.deployment)
 
     @property
     def network_name(self) -> str:
@@ -281,6 +284,10 @@ class DockerEngine(Engine):
             # A frozen container cannot react to a signal; thawed, it gets its grace.
             client.unpause(ref)
         client.stop(ref, timeout=grace_seconds)
+
+    def measure(self) -> Use:
+        with self._calls():
+            return Use(self._use.containers(), self._node.use())
 
     def logs(self, workload_id: str, lines: int = 200) -> str:
         with self._calls() as client:

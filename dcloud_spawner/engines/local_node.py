@@ -7,7 +7,8 @@ import logging
 import psutil
 
 from dcloud_spawner.engines.base import AcceleratorFacts, NodeFacts
-from dcloud_spawner.engines.nvml import NvmlUnavailable, read_accelerators
+from dcloud_spawner.engines.nvml import NvmlUnavailable, read_accelerators, read_use
+from dcloud_spawner.engines.use import AcceleratorUse
 
 log = logging.getLogger(__name__)
 
@@ -37,3 +38,11 @@ class LocalNode:
             accelerators=accelerators,
             accelerators_known=known,
         )
+
+    def use(self) -> tuple[AcceleratorUse, ...]:
+        """What the accelerators do now; nothing of those that the driver does not tell of."""
+        try:
+            return read_use(self._library)
+        except NvmlUnavailable as error:
+            log.debug("The NVIDIA driver does not answer: %s", error)
+            return ()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dcloud_spawner.engines.base import AcceleratorFacts, AcceleratorKind, Health
+from dcloud_spawner.engines.use import AcceleratorUse
 from dcloud_spawner.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,15 @@ def driver_version(library: str = "", timeout_seconds: float = 5.0) -> DriverFac
     return DriverFacts(str(answer["driver"]), f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else "")
 
 
+def read_use(library: str = "", timeout_seconds: float = 5.0) -> tuple[AcceleratorUse, ...]:
+    """What every GPU and MIG instance does now; one that does not answer is not among them.
+
+    Raises NvmlUnavailable as above.
+    """
+    answer = _ask(library, timeout_seconds, "use")
+    return () if answer is None else tuple(AcceleratorUse(**gpu) for gpu in answer["use"])
+
+
 # ------------------------------------------------------------------------- the child process
 
 
@@ -114,13 +124,13 @@ class _Stuck:
 _stuck = _Stuck()
 
 
-def _ask(library: str, timeout_seconds: float) -> Mapping[str, Any] | None:
+def _ask(library: str, timeout_seconds: float, what: str = "") -> Mapping[str, Any] | None:
     """The probe's answer, None when there is neither a driver nor a device."""
     hanging = _stuck.seconds(library)
     if hanging is not None:
         # Another child would hang as well, and they would pile up.
         raise NvmlUnavailable(f"the NVIDIA driver has not answered for {hanging:.0f} seconds")
-    answer = _run_probe(library, timeout_seconds)
+    answer = _run_probe(library, timeout_seconds, what)
     error = answer.get("error")
     if not error:
         return answer
@@ -129,9 +139,9 @@ def _ask(library: str, timeout_seconds: float) -> Mapping[str, Any] | None:
     raise NvmlUnavailable(f"the NVIDIA driver cannot be asked: {answer.get('message') or error}")
 
 
-def _run_probe(library: str, timeout_seconds: float) -> Mapping[str, Any]:
+def _run_probe(library: str, timeout_seconds: float, what: str) -> Mapping[str, Any]:
     child = subprocess.Popen(
-        [sys.executable, "-I", str(PROBE), library],
+        [sys.executable, "-I", str(PROBE), library, what],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -5,6 +5,9 @@ return, which only a process can be left behind in; and the library's path must 
 differ from one call to the next, which a loaded library cannot. Imports nothing of this project,
 so that it starts quickly.
 
+``use`` as the second argument asks for load, memory, power, temperature and energy instead of
+what the GPUs are: ``{"use": [...]}``.
+
 Output: ``{"driver": str, "cuda": int, "gpus": [...], "lost": [...], "kernel_log": [...]}``, or
 ``{"error": name, "message": text}`` where the driver could not be asked.
 """
@@ -23,7 +26,7 @@ import pynvml
 KERNEL_LOG = "/dev/kmsg"
 
 
-def main(library: str) -> dict[str, Any]:
+def main(library: str, what: str = "") -> dict[str, Any]:
     """One answer. ``library`` is a path to load NVML from, empty for the loader's own search."""
     if library:
         try:
@@ -33,6 +36,8 @@ def main(library: str) -> dict[str, Any]:
             return {"error": "LibraryNotFound", "message": str(error)}
     try:
         pynvml.nvmlInit()
+        if what == "use":
+            return {"use": use()}
         return {
             "driver": str(pynvml.nvmlSystemGetDriverVersion()),
             "cuda": optional(pynvml.nvmlSystemGetCudaDriverVersion) or 0,
@@ -92,17 +97,58 @@ def describe(handle: Any) -> dict[str, Any]:
     return facts
 
 
+def use() -> list[dict[str, Any]]:
+    """What every GPU and MIG instance does now. One that does not answer is left out."""
+    found: list[dict[str, Any]] = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            temperature = optional(
+                pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU
+            )
+            mig_mode = optional(pynvml.nvmlDeviceGetMigMode, handle)
+            if mig_mode and mig_mode[0]:
+                # Power and energy are the whole GPU's, and NVML tells no load of an instance.
+                found += [
+                    {
+                        "uuid": instance["uuid"],
+                        "memory_bytes": instance["used_bytes"],
+                        "temperature_celsius": temperature,
+                    }
+                    for instance in mig_instances(handle)
+                ]
+                continue
+            rates = optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
+            found.append(
+                {
+                    "uuid": str(pynvml.nvmlDeviceGetUUID(handle)),
+                    "utilisation_percent": int(rates.gpu) if rates is not None else None,
+                    "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
+                    "power_milliwatts": optional(pynvml.nvmlDeviceGetPowerUsage, handle),
+                    "temperature_celsius": temperature,
+                    "energy_millijoules": optional(
+                        pynvml.nvmlDeviceGetTotalEnergyConsumption, handle
+                    ),
+                }
+            )
+        except pynvml.NVMLError:
+            continue
+    return found
+
+
 def mig_instances(handle: Any) -> list[dict[str, Any]]:
     """The instances a GPU in MIG mode is cut into; gaps in their numbering are normal."""
     found = []
     for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         instance = optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
         if instance is not None:
+            memory = pynvml.nvmlDeviceGetMemoryInfo(instance)
             found.append(
                 {
                     "uuid": str(pynvml.nvmlDeviceGetUUID(instance)),
                     "model": str(pynvml.nvmlDeviceGetName(instance)),
-                    "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(instance).total),
+                    "memory_bytes": int(memory.total),
+                    "used_bytes": int(memory.used),
                 }
             )
     return found
@@ -150,4 +196,4 @@ def nvrm_lines(path: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    json.dump(main(sys.argv[1] if len(sys.argv) > 1 else ""), sys.stdout)
+    json.dump(main(*sys.argv[1:3] or ("",)), sys.stdout)

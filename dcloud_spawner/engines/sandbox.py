@@ -58,6 +58,8 @@ from dcloud_spawner.engines.sandbox_records import (
     wait_until_gone,
 )
 from dcloud_spawner.engines.sandbox_start import start_supervisor
+from dcloud_spawner.engines.sandbox_use import SandboxUse
+from dcloud_spawner.engines.use import Use
 from dcloud_spawner.errors import EngineError, EngineUnreachable
 from dcloud_spawner.settings import Settings, config_file
 
@@ -85,6 +87,7 @@ class SandboxEngine(Engine):
         self._state = settings.state.absolute()
         self._folders = SandboxFolders(self._state / "sandboxes")
         self._homes = SandboxHomes(self._state / "homes")
+        self._use = SandboxUse(self._folders)
         self._tree: CgroupTree | None = None
         self._tried = False
 
@@ -246,6 +249,9 @@ class SandboxEngine(Engine):
                 raise EngineError(f"The group of {plan.name} stays: {error}") from error
         self._folders.remove(folder)
         return facts
+
+    def measure(self) -> Use:
+        return Use(self._use.sandboxes(), self._node.use())
 
     def logs(self, workload_id: str, lines: int = 200) -> str:
         for folder in self._folders.all():

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from dcloud_spawner.engines.base import Mount
@@ -48,15 +48,7 @@ class SandboxHomes:
         names = sorted(path.name for path in self.root.iterdir() if _NAME.fullmatch(path.name))
         if not names:
             return {}
-        command = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", *names]
-        try:
-            done = subprocess.run(
-                command, cwd=self.root, capture_output=True, text=True, timeout=timeout_seconds
-            )
-        except subprocess.TimeoutExpired:
-            return dict.fromkeys(names, -1)
-        counted = (line.split("\t", 1) for line in done.stdout.splitlines())
-        return dict.fromkeys(names, -1) | {name: int(size) for size, name in counted}
+        return dict.fromkeys(names, -1) | folder_sizes(self.root, names, timeout_seconds)
 
     def purge(self, home: str) -> None:
         """Delete a home for good; already gone is success."""
@@ -83,3 +75,16 @@ class SandboxHomes:
                     raise LaunchFailed(f"{mount.target} lies below {other.target}")
             placed.append(Mount(str(source), mount.target, mount.read_only))
         return tuple(placed)
+
+
+def folder_sizes(root: Path, names: Sequence[str], timeout_seconds: float) -> dict[str, int]:
+    """Bytes on disk of folders below one; nothing of any when counting takes too long."""
+    command = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", *names]
+    try:
+        done = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, timeout=timeout_seconds
+        )
+    except subprocess.TimeoutExpired:
+        return {}
+    counted = (line.split("\t", 1) for line in done.stdout.splitlines())
+    return {name: int(size) for size, name in counted}

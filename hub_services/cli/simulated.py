@@ -44,7 +44,7 @@ def simulated_variables(
     try:
         if not simulation.state.exists() or len(simulation.uuids()) != count:
             say(f"building {count} simulated GPUs")
-            simulation = simgpu.build(folder, count)
+            simulation = simgpu.build(folder, count, busy=True)
         if engine == "docker":
             simgpu.register_docker_runtime(simulation)
     except simgpu.SimulationError as error:

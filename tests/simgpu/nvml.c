@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef NARROWED
@@ -24,7 +25,8 @@ enum { MAX_GPUS = 16, MAX_MIG = 7, MAX_DEVICES = MAX_GPUS * (MAX_MIG + 1), TEXT 
 
 typedef struct {
     int is_mig, index, minor, utilization, temperature, power_mw, mig_mode, gi, ci;
-    unsigned long long memory, used;
+    int has_power, has_energy, busy;
+    unsigned long long memory, used, energy_mj;
     char uuid[TEXT], model[TEXT], health[TEXT], bus[TEXT], pids[1024], parent_uuid[TEXT];
 } device_t;
 
@@ -75,6 +77,45 @@ static device_t *find(const char *uuid) {
     return NULL;
 }
 
+/* What a GPU does by itself: nothing changes but the energy, which counts on with the power since
+ * 2024. With busy=1 it looks as if a model were trained on it: epochs of ten minutes, each with a
+ * pause to load data and one to validate. A function of the time alone, so that every process
+ * sees the same, and the energy is exactly the sum of the power. */
+enum { EPOCH = 600, BEGAN = 1704067200 };
+
+static int load_at(int second) { /* percent */
+    if (second < 20) return 3 + second;             /* data comes in */
+    if (second >= 510 && second < 540) return 12;   /* a checkpoint is written */
+    if (second >= 540) return 55 + second % 7;      /* validation */
+    return 88 + (second * 7 + second / 13) % 12;    /* training */
+}
+static int power_at(const device_t *d, int second) { return d->power_mw + 5200 * load_at(second); }
+
+static void work(device_t *d, int energy_given) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    unsigned long long milliseconds =
+        (unsigned long long)(now.tv_sec - BEGAN) * 1000 + (unsigned)(now.tv_nsec / 1000000);
+    if (!d->busy) {
+        if (!energy_given) d->energy_mj = (unsigned long long)d->power_mw * milliseconds / 1000;
+        return;
+    }
+    milliseconds += 1000ull * 97 * (unsigned)d->minor; /* not all in step */
+    int second = (int)(milliseconds / 1000 % EPOCH);
+    unsigned long long epoch = 0, part = 0;
+    for (int i = 0; i < EPOCH; i++) {
+        if (i == second) part = epoch;
+        epoch += (unsigned)power_at(d, i);
+    }
+    if (!energy_given)
+        d->energy_mj = milliseconds / 1000 / EPOCH * epoch + part +
+                       (unsigned)power_at(d, second) * (milliseconds % 1000) / 1000;
+    d->utilization = load_at(second);
+    d->used = d->memory / 100 * (unsigned)(second < 20 ? 40 + second : 62 + second / 100);
+    d->temperature += second < 120 ? 12 + second / 5 : d->utilization < 50 ? 24 : 37;
+    d->power_mw = power_at(d, second);
+}
+
 static void parse_device(const char *line, int is_mig) {
     device_t *d = &state.device[state.count];
     memset(d, 0, sizeof *d);
@@ -95,6 +136,14 @@ static void parse_device(const char *line, int is_mig) {
     d->gi = (int)number(line, "gi");
     d->ci = (int)number(line, "ci");
     d->index = is_mig ? -1 : state.gpus++;
+    char text[TEXT];
+    field(line, "power_mw", text, TEXT);
+    d->has_power = strcmp(text, "none") != 0;
+    field(line, "energy_mj", text, TEXT);
+    d->has_energy = strcmp(text, "none") != 0;
+    d->energy_mj = strtoull(text, NULL, 10);
+    d->busy = (int)number(line, "busy");
+    if (!is_mig) work(d, *text != 0);
     state.count++;
 }
 
@@ -315,8 +364,15 @@ API int nvmlDeviceGetTemperature(handle_t handle, int sensor, unsigned *out) {
     *out = (unsigned)d->temperature;
     return SUCCESS;
 }
+API int nvmlDeviceGetTotalEnergyConsumption(handle_t handle, unsigned long long *out) {
+    GPU_ONLY(handle);
+    if (!d->has_energy) return NOT_SUPPORTED;
+    *out = d->energy_mj;
+    return SUCCESS;
+}
 API int nvmlDeviceGetPowerUsage(handle_t handle, unsigned *out) {
     GPU_ONLY(handle);
+    if (!d->has_power) return NOT_SUPPORTED;
     *out = (unsigned)d->power_mw;
     return SUCCESS;
 }

@@ -17,8 +17,11 @@ The state file has one line a device, fields separated by tabs:
     driver  version=550.54.15  cuda=12040  init=0  hang=0
     gpu     uuid=GPU-..  minor=0  bus=00000000:01:00.0  model=..  memory=BYTES  used=BYTES
             health=ok  utilization=0  temperature=34  power_mw=70000  mig=0  pids=PID:BYTES,..
+            busy=0  energy_mj=MILLIJOULES
     mig     uuid=MIG-..  parent=GPU-..  model=..  memory=BYTES  gi=1  ci=0  pids=..
 
+`busy=1`: load, memory, power and temperature move with the time as if a model were trained.
+`energy_mj` counts by itself where it is absent; `none`, as of power_mw: not supported.
 `init` is what nvmlInit returns (9: driver not loaded), `hang=1` a driver that never returns.
 """
 
@@ -125,10 +128,17 @@ def settings_environment(simulation: Simulation) -> dict[str, str]:
     }
 
 
-def build(folder: Path | str, gpus: int | Sequence[Gpu] = 4, *, model: str = MODEL) -> Simulation:
+def build(
+    folder: Path | str,
+    gpus: int | Sequence[Gpu] = 4,
+    *,
+    model: str = MODEL,
+    busy: bool = False,
+) -> Simulation:
     """Compile and write a simulation; done again, it replaces the state and keeps the rest.
 
-    Needs gcc and runc. UUIDs of counted GPUs depend on the folder alone.
+    ``busy``: all GPUs look as if somebody trained a model on them. Needs gcc and runc. UUIDs of
+    counted GPUs depend on the folder alone.
     """
     simulation = Simulation(Path(folder).resolve())
     if isinstance(gpus, int):
@@ -140,7 +150,7 @@ def build(folder: Path | str, gpus: int | Sequence[Gpu] = 4, *, model: str = MOD
     # Containers read their own state as uid 1000.
     for path in (simulation.folder, simulation.folder / "containers"):
         path.chmod(0o755)
-    _write_state(simulation, gpus)
+    _write_state(simulation, gpus, busy)
     _compile(simulation.library, str(simulation.state))
     _compile(
         simulation.folder / "container" / "libnvidia-ml.so.1", STATE_IN_CONTAINER, "-DNARROWED=1"
@@ -202,8 +212,11 @@ def set_usage(
     utilization_percent: int = 0,
     used_bytes: int = 0,
     processes: Sequence[tuple[int, int]] = (),
+    power_milliwatts: int | None = 70_000,
+    energy_millijoules: int | None | str = "",
 ) -> None:
-    """Change what a GPU is doing; ``processes`` are (pid, bytes)."""
+    """Change what a GPU is doing; ``processes`` are (pid, bytes). None: the driver does not say;
+    an empty energy counts by itself."""
     pids = ",".join(f"{pid}:{size}" for pid, size in processes)
     _change(
         simulation,
@@ -211,6 +224,9 @@ def set_usage(
         utilization=str(utilization_percent),
         used=str(used_bytes),
         pids=pids,
+        busy="0",
+        power_mw="none" if power_milliwatts is None else str(power_milliwatts),
+        energy_mj="none" if energy_millijoules is None else str(energy_millijoules),
     )
 
 
@@ -243,7 +259,7 @@ def _change(simulation: Simulation, device: str, **values: str) -> None:
             continue  # the container went away meanwhile
 
 
-def _write_state(simulation: Simulation, gpus: Sequence[Gpu]) -> None:
+def _write_state(simulation: Simulation, gpus: Sequence[Gpu], busy: bool) -> None:
     lines: list[tuple[str, dict[str, str]]] = [
         ("driver", {"version": "550.54.15", "cuda": "12040", "init": "0", "hang": "0"})
     ]
@@ -258,6 +274,7 @@ def _write_state(simulation: Simulation, gpus: Sequence[Gpu]) -> None:
             "temperature": "34",
             "power_mw": "70000",
             "mig": str(int(gpu.mig is not None)),
+            "busy": str(int(busy)),
         }
         lines.append(("gpu", fields))
         for number, mig in enumerate(gpu.mig or ()):

@@ -122,7 +122,7 @@ def test_a_hybrid_host_uses_its_v1_controllers(tmp_path: Path) -> None:
     )
     tree = find_tree("lab", proc(tmp_path / "proc", mounts))
     assert tree.version == 1
-    assert set(tree.parents) == {"memory", "cpu", "pids"}
+    assert set(tree.parents) == {"memory", "cpu", "cpuacct", "pids"}
     assert "devices is not mounted" in tree.reason
     assert {path.parent.parent.name for path in tree.shelters} == {"systemd", "unified"}
     group = tree.group("one")
