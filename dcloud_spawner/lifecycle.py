@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from dcloud_spawner import accounting, charging
 from dcloud_spawner.engines.base import ContainerFacts
 from dcloud_spawner.errors import Conflict, EngineError, InvalidChoice
 from dcloud_spawner.options import Choice
@@ -26,6 +27,7 @@ from dcloud_spawner.reservations import reservation_for
 from dcloud_spawner.scheduler.admission import impossible
 from dcloud_spawner.scheduler.schedule import read_hardware
 from dcloud_spawner.scheduler.snapshot import Request
+from dcloud_spawner.scheduler.verdicts import look_at
 from dcloud_spawner.store import events, homes, leases, workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.homes import Home
@@ -61,7 +63,8 @@ def submit(
     advance reservation it may draw on. ``keeps_place_for`` is the waiting workload beside which
     this one is to work. When it is due is decided here, once.
 
-    Raises InvalidChoice when no node could ever hold it, Conflict when this server already has a
+    Raises InvalidChoice when no node could ever hold it, NotFound or NotAllowed for a project that
+    may not pay for this user, Conflict when this server already has a
     workload that has not ended. Nothing is written then.
     """
     now = utc_now()
@@ -86,9 +89,13 @@ def submit(
             raise Conflict(
                 "This server already runs or waits.", hint="Stop it or leave the queue first."
             )
+        payer = accounting.payer(connection, platform.settings, user, choice.account, now)
+        new = replace(new, account=payer.id)
         new = with_due(connection, platform, new, groups, now)
         new = replace(new, reservation=reservation_for(connection, new, groups, now))
         workload = workloads.insert(connection, new, now)
+        if look_at(connection, platform.gates, workload.id, now):
+            workload = workloads.get(connection, workload.id)
         events.note(
             connection,
             actor,
@@ -194,6 +201,7 @@ def mark_ready(platform: Platform, identifier: str, facts: ContainerFacts) -> bo
             engine_started_at=facts.started_at,
         )
         if moved:
+            charging.begin(connection, workloads.get(connection, identifier), now)
             events.note(
                 connection,
                 SPAWNER,
@@ -265,6 +273,7 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
             return False
         count = leases.close_leases(connection, (identifier,), now)
         released = workloads.get(connection, identifier)
+        charging.finish(connection, released, now)
         count_use(connection, [released], now, platform.half_life_seconds)
         events.note(
             connection,

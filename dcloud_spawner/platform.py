@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import ParamSpec, TypeVar
 
+from dcloud_spawner import charging
 from dcloud_spawner.engines.base import Engine
 from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.profiles import ProfileBook
@@ -19,8 +20,9 @@ from dcloud_spawner.scheduler.order import Policy
 from dcloud_spawner.scheduler.plan import Plan
 from dcloud_spawner.scheduler.preempt import Preemption
 from dcloud_spawner.scheduler.schedule import GIB, Capacity, schedule
+from dcloud_spawner.scheduler.verdicts import GateMaker
 from dcloud_spawner.settings import Settings
-from dcloud_spawner.store import events, nodes
+from dcloud_spawner.store import events, leases, nodes
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor
 
@@ -64,6 +66,8 @@ class Platform:
             factors=settings.tiers,
             notice_seconds=settings.preemption_notice_seconds,
         )
+        self.gates: list[GateMaker] = []
+        """What a start has to pass besides fitting: limits of people, budgets."""
         self.half_life_seconds = settings.share_half_life_days * 86400
         """After so long, what somebody had of the pool counts half."""
         self.on_admitted: list[Callable[[Sequence[str]], None]] = []
@@ -101,6 +105,7 @@ class Platform:
             self._notify,
             unused_after=timedelta(minutes=self.settings.reservation_unused_minutes),
             preemption=self.preemption,
+            gates=self.gates,
         )
 
     def _notify(self, admitted: Sequence[str]) -> None:
@@ -120,7 +125,10 @@ class Platform:
             now = now if last is None else max(now, last + timedelta(microseconds=1))
             for node in found:
                 changes.extend(nodes.record(connection, node, now))
+            held = leases.holders(connection) if changes else {}
             for change in changes:
+                if change.uuid in held:
+                    charging.new_span(connection, held[change.uuid], now)
                 events.note(
                     connection,
                     INVENTORY,

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from dcloud_spawner import charging
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, InvalidChoice
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.reservations import all_are_kept
@@ -78,6 +79,7 @@ def _reserve_limits(
         workloads.set_values(
             connection, workload.id, memory_bytes=memory, cpu_millicores=cpu, resize_until=until
         )
+        charging.new_span(connection, workload.id, now)
         if kept and not all_are_kept(connection, platform.capacity, now):
             raise Conflict("A reservation needs that before its end.", hint="Less is possible.")
         _note_resize(connection, workload, memory, cpu, actor, "begun")
@@ -99,6 +101,7 @@ def _end_resize(
             # The engine took longer than it may, and somebody else has begun since: the row
             # holds the largest of all until that one is done.
             result = "late"
+        charging.new_span(connection, old.id, utc_now())
         _note_resize(connection, old, memory_bytes, cpu_millicores, actor, result)
         return workloads.get(connection, old.id)
 

@@ -166,6 +166,24 @@ class Settings(BaseSettings):
         "and not charged beyond that.",
     )
 
+    personal_budget: Literal["none", "soft", "hard"] = Field(
+        "none",
+        description="What happens when a person's own account has nothing left: none only counts, "
+        "soft lets servers go on last in line, hard stops them.",
+    )
+    personal_grant_credits: float = Field(
+        0.0, ge=0, le=1e9, description="Credits that every new person gets; 0 means none."
+    )
+    personal_grant_every: Literal["once", "week", "month"] = Field(
+        "once", description="How often everybody gets them."
+    )
+    personal_grant_carry_over: bool = Field(
+        False, description="Whether what is left of a week or month is kept for the next."
+    )
+    meter_seconds: float = Field(
+        60.0, gt=0, description="Period in which running servers are charged."
+    )
+
     schedule_seconds: float = Field(5.0, gt=0, description="Timer of the scheduling pass.")
     reconcile_seconds: float = Field(
         30.0, gt=0, description="Period of the comparison of containers with rows."

@@ -17,7 +17,7 @@ from dcloud_spawner.scheduler.plan import Plan, Start
 from dcloud_spawner.scheduler.preempt import Preemption, choose_victims
 from dcloud_spawner.scheduler.reasons import BOOKED, KEPT
 from dcloud_spawner.scheduler.snapshot import Holding, Placement, Shape, Snapshot
-from dcloud_spawner.store import events, leases, queue, reservations, workloads
+from dcloud_spawner.store import events, leases, meters, queue, reservations, workloads
 from dcloud_spawner.store.events import Actor, Line
 from dcloud_spawner.store.queue import Admission
 from dcloud_spawner.store.workloads import PREEMPTED
@@ -99,6 +99,7 @@ def _admit(
         lines.append(Line(SCHEDULER, "workload.admit", request.id, detail=detail))
     queue.admit(connection, admissions, now)
     leases.open_leases(connection, held, now)
+    meters.open_admitted(connection)
     events.note_all(connection, lines, at=now)
     used = {start.reservation for start, _ in begun if start.reservation}
     if used:

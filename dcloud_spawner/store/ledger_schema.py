@@ -182,7 +182,6 @@ storage_meters = Table(
     metadata,
     Column("volume", String(255), primary_key=True),
     Column("watermark_at", UtcDateTime, nullable=False),
-    Column("charged_microcredits", BigInteger, nullable=False, server_default="0"),
 )
 
 usage_hours = Table(

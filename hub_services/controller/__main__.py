@@ -18,6 +18,7 @@ from dcloud_spawner.spawners.instance import hub_instance
 from hub_services.controller.homes import measure_homes
 from hub_services.controller.hub import HubClient, HubUnavailable
 from hub_services.controller.limits import end_overdue
+from hub_services.controller.meter import meter
 from hub_services.controller.reconcile import reconcile
 from hub_services.controller.resume import Resumer
 
@@ -76,6 +77,10 @@ class Controller:
         """Stop what is past its limit."""
         await self._platform.in_engine_thread(end_overdue, self._platform)
 
+    async def meter(self) -> None:
+        """Charge what runs, and what was used of storage; give and take what is due."""
+        await self._platform.in_engine_thread(meter, self._platform)
+
     async def homes(self) -> None:
         """Measure homes."""
         await self._platform.in_engine_thread(measure_homes, self._platform)
@@ -92,6 +97,7 @@ class Controller:
                 (self.resume, settings.resume_seconds),
                 (self.limits, settings.schedule_seconds),
                 (self.homes, settings.homes_seconds),
+                (self.meter, settings.meter_seconds),
             ):
                 group.create_task(_every(seconds, turn), name=turn.__name__)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from alembic import context
 
+from dcloud_spawner.store import ledger_schema  # noqa: F401 (its tables are of the metadata)
 from dcloud_spawner.store.database import Database
-from dcloud_spawner.store.ledger_schema import metadata
+from dcloud_spawner.store.schema import metadata
 
 database: Database = context.config.attributes["database"]
 

@@ -55,6 +55,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     _in_line(WAITS)
+    op.drop_index("ix_workloads_blocked", "workloads")
     op.drop_index("ix_workloads_account", "workloads")
     for name in WORKLOADS:
         op.drop_column("workloads", name)
@@ -69,6 +70,14 @@ def _workloads() -> None:
     op.add_column("workloads", Column("budget_ends_at", UtcDateTime, nullable=True))
     op.create_index("ix_workloads_account", "workloads", ["account"])
     _in_line(f"{WAITS} AND blocked = ''")
+    where = text("blocked != ''")
+    op.create_index(
+        "ix_workloads_blocked",
+        "workloads",
+        ["state", "sequence"],
+        sqlite_where=where,
+        postgresql_where=where,
+    )
 
 
 def _in_line(condition: str) -> None:
@@ -236,7 +245,6 @@ def _entries() -> None:
         "storage_meters",
         Column("volume", String(255), nullable=False),
         Column("watermark_at", UtcDateTime, nullable=False),
-        Column("charged_microcredits", BigInteger, server_default="0", nullable=False),
         PrimaryKeyConstraint("volume", name="pk_storage_meters"),
     )
 

@@ -1,0 +1,80 @@
+"""What homes cost: their measured size, for as long as nobody has measured it anew.
+
+Storage has no start and end of its own, so it is the one thing that is charged by measuring. A
+home whose size nobody knows costs nothing. All functions block.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from fractions import Fraction
+from itertools import pairwise
+
+from sqlalchemy import Connection
+
+from dcloud_spawner import accounting
+from dcloud_spawner.ledger.rates import GIB, HOURS_IN_MONTH, RateBook, Resource
+from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.store import entries, homes, rates, storage_meters
+from dcloud_spawner.store.entries import Kind, NewEntry
+from dcloud_spawner.store.homes import Home
+
+EVERY = timedelta(days=1)
+"""One entry a day for each home."""
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def charge_storage(platform: Platform) -> int:
+    """Charge each home for which a day is over since the last time; returns how many."""
+    now = utc_now()
+    with platform.database.reading() as connection:
+        marks = storage_meters.watermarks(connection)
+        due = [
+            home
+            for home in homes.all_homes(connection)
+            if now - marks.get(home.volume, datetime.min.replace(tzinfo=now.tzinfo)) >= EVERY
+        ]
+    for home in due:
+        with platform.database.transaction() as connection:
+            _charge(connection, platform, home, now)
+    return len(due)
+
+
+def _charge(connection: Connection, platform: Platform, home: Home, now: datetime) -> None:
+    mark = storage_meters.watermarks(connection).get(home.volume)
+    if mark is None:  # charges begin now: nobody knows how large it was before
+        storage_meters.set_watermark(connection, home.volume, now)
+        return
+    if now - mark < EVERY:
+        return
+    storage_meters.set_watermark(connection, home.volume, now)
+    if not home.size_bytes or home.user_deleted_at is not None:
+        return
+    amount = int(storage_cost(rates.read_book(connection), home.size_bytes, mark, now))
+    if not amount:
+        return
+    payer = accounting.ensure_personal(connection, platform.settings, home.user, now)
+    entry = NewEntry(
+        payer.id,
+        Kind.CHARGE,
+        -amount,
+        f"storage:{home.volume[:60]}:{mark.isoformat()}",
+        "meter",
+        f"Home of {home.size_bytes / GIB:.1f} GiB",
+        from_at=mark,
+        until_at=now,
+    )
+    entries.post(connection, entry, now)
+
+
+def storage_cost(
+    book: RateBook, size_bytes: int, from_at: datetime, until_at: datetime
+) -> Fraction:
+    """Micro-credits for some bytes over a time; a month has 30 days."""
+    times = [from_at, *book.changes(from_at, until_at), until_at]
+    total = Fraction(0)
+    for at, until in pairwise(times):
+        rate = book.of(Resource.STORAGE_GIB_MONTH, "", "", at)
+        total += Fraction((until - at) // _MICROSECOND) * rate * size_bytes
+    return total / (GIB * HOURS_IN_MONTH * 3_600_000_000)
