@@ -192,8 +192,8 @@ def _seen(scope: Scope, user: Any, account: Any) -> ColumnElement[bool]:
 
 def find_session(connection: Connection, workload: str) -> Session | None:
     """The session of a workload; None before its admission."""
-    found = connection.execute(_sessions().where(meters.c.workload == workload)).one_or_none()
-    return _session(found) if found else None
+    found = connection.execute(session_columns().where(meters.c.workload == workload)).one_or_none()
+    return session_of(found) if found else None
 
 
 def sessions(
@@ -207,7 +207,7 @@ def sessions(
 ) -> list[Session]:
     """Sessions, the last submitted first, from before a sequence number: those that were admitted
     at ``wanted.since`` or later, and before ``wanted.until``."""
-    query = _sessions().order_by(workloads.c.sequence.desc()).limit(limit)
+    query = session_columns().order_by(workloads.c.sequence.desc()).limit(limit)
     if before is not None:
         query = query.where(workloads.c.sequence < before)
     if wanted.since is not None:
@@ -226,7 +226,7 @@ def sessions(
     found: dict[str, Session] = {}
     for part in _parts(query, scope):
         for row in connection.execute(part):
-            found[row.id] = _session(row)
+            found[row.id] = session_of(row)
     newest = sorted(found.values(), key=lambda each: -each.workload.sequence)
     return newest[:limit]
 
@@ -247,12 +247,12 @@ def _parts(query: Select[Any], scope: Scope) -> list[Select[Any]]:
 _METER = {f"meter_{column.name}": column for column in meters.c}
 
 
-def _sessions() -> Select[Any]:
+def session_columns() -> Select[Any]:
     charged = [column.label(name) for name, column in _METER.items()]
     return select(workloads, *charged).join(meters, and_(meters.c.workload == workloads.c.id))
 
 
-def _session(row: Any) -> Session:
+def session_of(row: Any) -> Session:
     values = row._mapping
     meter = Meter(**{name.removeprefix("meter_"): values[name] for name in _METER})
     own = {column.name: values[column.name] for column in workloads.c}
