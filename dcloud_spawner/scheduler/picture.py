@@ -40,6 +40,13 @@ def take_snapshot(
     Without ``everybody`` the queue has only who could start now, and the head of it: a plan made
     of it starts the same as one made of the whole queue (see ``store.queue``).
     """
+    picture = read_pool(connection, capacity, now)
+    rows = queue.waiting(connection) if everybody else candidates(connection, picture)
+    return replace(picture, queue=tuple(request_of(row) for row in rows))
+
+
+def read_pool(connection: Connection, capacity: Capacity, now: datetime) -> Snapshot:
+    """What there is, what is held and what is reserved; nobody waits."""
     hardware = read_hardware(connection, capacity, now)
     held: dict[str, list[str]] = {}
     for accelerator, workload in leases.holders(connection).items():
@@ -48,17 +55,16 @@ def take_snapshot(
         _holding(row, tuple(held.get(row.id, ())), now.timestamp())
         for row in queue.holding(connection)
     )
-    booked = _booked(connection)
-    picture = replace(hardware, holdings=holdings, reservations=booked)
-    rows = queue.waiting(connection) if everybody else _candidates(connection, picture)
-    return replace(picture, queue=tuple(request_of(row) for row in rows))
+    return replace(hardware, holdings=holdings, reservations=_booked(connection))
 
 
-def _candidates(connection: Connection, picture: Snapshot) -> Sequence[Waiting]:
+def candidates(connection: Connection, picture: Snapshot, spare: int = 0) -> Sequence[Waiting]:
+    """Who could start now and the head of the queue, also if of each class the first ``spare``
+    may not."""
     taken = {uuid for holding in picture.holdings for uuid in holding.accelerators}
     free = sum(found.offered and uuid not in taken for uuid, found in picture.accelerators.items())
     memory, millicores = _left(picture)
-    rows = queue.candidates(connection, free, memory, millicores)
+    rows = queue.candidates(connection, free, memory, millicores, spare=spare)
     if not picture.reservations:
         return rows
     users = {user for found in picture.reservations for user in found.users}

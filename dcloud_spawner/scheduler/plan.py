@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,6 +30,17 @@ from dcloud_spawner.scheduler.reserved import (
     unused,
 )
 from dcloud_spawner.scheduler.snapshot import Request, Reservation, Shape
+
+
+class Door(Protocol):
+    """What else may keep a request from starting than that it does not fit."""
+
+    def refuses(self, request: Request) -> bool:
+        """Whether it may not start beside what holds something and what was let in before. It is
+        passed over then: nothing is kept for it, and nobody waits behind it."""
+
+    def let_in(self, request: Request) -> None:
+        """It starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +75,13 @@ def make_plan(
     queue: Sequence[Request],
     now: float,
     reservations: Sequence[Reservation] = (),
+    door: Door | None = None,
 ) -> Plan:
     """Decide for a queue that is already in order. Afterwards ``occupancy`` holds what started.
 
-    Pure but for that: same input, same plan.
+    Pure but for that: same input, same plan. Whom the ``door`` refuses is in no part of it.
     """
-    pending = _Pass(occupancy, now, reservations)
+    pending = _Pass(occupancy, now, reservations, door)
     kept = pending.start_in_order(queue)
     return Plan(
         tuple(pending.starts),
@@ -107,9 +119,14 @@ class _Placed(NamedTuple):
 
 class _Pass:
     def __init__(
-        self, occupancy: Occupancy, now: float, reservations: Sequence[Reservation]
+        self,
+        occupancy: Occupancy,
+        now: float,
+        reservations: Sequence[Reservation],
+        door: Door | None = None,
     ) -> None:
         self.occupancy = occupancy
+        self._door = door
         self.now = now
         self.starts: list[Start] = []
         self.turn: Turn | None = None
@@ -133,9 +150,13 @@ class _Pass:
             if request.shape in unfit and request.user not in people:
                 kept.append(request)
                 continue
+            if self._door is not None and self._door.refuses(request):
+                continue
             placed = self.place(request)
             if placed is not None:
                 self._begin(request, placed)
+                if self._door is not None:
+                    self._door.let_in(request)
                 continue
             kept.append(request)
             if self.turn is None and request.shape not in self._never:

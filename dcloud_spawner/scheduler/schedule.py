@@ -5,23 +5,30 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from dcloud_spawner.scheduler.commit import SCHEDULER, commit, give_notices
 from dcloud_spawner.scheduler.names import PoolNames
-from dcloud_spawner.scheduler.occupancy import occupancy_of
+from dcloud_spawner.scheduler.occupancy import Occupancy, occupancy_of
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.picture import (
     Capacity,
     as_request,
+    candidates,
     ends_at,
     read_hardware,
+    read_pool,
+    request_of,
     take_snapshot,
 )
 from dcloud_spawner.scheduler.plan import Plan, make_plan
 from dcloud_spawner.scheduler.preempt import Preemption
+from dcloud_spawner.scheduler.snapshot import Snapshot
+from dcloud_spawner.scheduler.verdicts import GateMaker, Verdicts, gates_of, look_again, write
 from dcloud_spawner.store import events, reservations
 from dcloud_spawner.store.database import Database
 
@@ -38,29 +45,68 @@ def schedule(
     *,
     unused_after: timedelta = timedelta(minutes=15),
     preemption: Preemption = Preemption(),  # noqa: B008 (it is frozen)
+    gates: Sequence[GateMaker] = (),
 ) -> Plan:
     """Run a pass and return its plan. Raises only if the database does; then nothing changed.
 
-    ``unused_after`` is how long an advance reservation waits for the first of its people.
+    ``unused_after`` is how long an advance reservation waits for the first of its people;
+    ``gates`` are what a start has to pass besides fitting.
     """
     with _no_collections(), database.transaction() as connection:
         # 1. snapshot: nodes, accelerators, open leases, reservations, queue
         turn_reservations(connection, now, unused_after)
-        snapshot = take_snapshot(connection, capacity, now, everybody=False)
-        # 2. verdicts: quotas and budgets of the ledger join here; today nobody is held back
-        candidates = snapshot.queue
-        # 3. order
-        queue = ordered(candidates)
-        # 4. plan: who starts, and where
-        names = PoolNames(snapshot.nodes, snapshot.accelerators.values())
-        occupancy = occupancy_of(snapshot, names)
-        plan = make_plan(occupancy, queue, snapshot.at, snapshot.reservations)
+        pool = read_pool(connection, capacity, now)
+        names = PoolNames(pool.nodes, pool.accelerators.values())
+        # 2. verdicts: limits and budgets; whom they block waits out of the queue, with a reason
+        if gates:
+            look_again(connection, gates_of(gates, connection, now))
+        # 3. order, 4. plan: who starts, and where
+        snapshot, occupancy, plan = _decide(connection, pool, names, gates, now)
         # 5. commit: leases, states and reasons in this one transaction
         commit(connection, snapshot, plan, names, now)
         give_notices(connection, snapshot, plan, occupancy, preemption, now)
     # 6. after commit: notify
     notify([start.request.id for start in plan.starts])
     return plan
+
+
+class _Decision(NamedTuple):
+    snapshot: Snapshot
+    occupancy: Occupancy
+    plan: Plan
+
+
+FIRST_SPARE = 16
+
+
+def _decide(
+    connection: Connection,
+    pool: Snapshot,
+    names: PoolNames,
+    makers: Sequence[GateMaker],
+    now: datetime,
+) -> _Decision:
+    """The plan, and on the way who is blocked.
+
+    Of each class as many are read as could start, and one more: too few when some of them may
+    not. Then the walk begins again with more of them and new gates, so that the plan is always
+    that of the whole queue. Nobody is marked before.
+    """
+    spare = 0
+    while True:
+        rows = candidates(connection, pool, spare)
+        snapshot = replace(pool, queue=tuple(request_of(row) for row in rows))
+        door = Verdicts(gates_of(makers, connection, now), rows) if makers else None
+        occupancy = occupancy_of(snapshot, names)
+        queue = ordered(snapshot.queue)
+        plan = make_plan(occupancy, queue, snapshot.at, snapshot.reservations, door)
+        if door is None or door.most_of_a_class <= spare:
+            break
+        spare = max(FIRST_SPARE, 4 * door.most_of_a_class)
+    if door is not None:
+        head = plan.kept[0].id if plan.kept else ""
+        write(connection, door, [start.request for start in plan.starts], head)
+    return _Decision(snapshot, occupancy, plan)
 
 
 @contextmanager

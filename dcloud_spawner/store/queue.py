@@ -49,6 +49,21 @@ class Waiting(NamedTuple):
     moved_at: float | None
     held: bool
     reservation: str | None
+    account: str | None = None
+    server_name: str = ""
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Its class: those who ask for the same for as long."""
+        return self[3:8]
+
+
+class Blocked(NamedTuple):
+    """A workload that waits, and what a limit or a budget has against its start."""
+
+    row: Waiting
+    code: str
+    reason: str
 
 
 class Held(NamedTuple):
@@ -104,6 +119,8 @@ _COLUMNS = (
     _bare(_rows.moved_at).label("moved_at"),
     or_(_rows.held_at.is_not(None), _rows.blocked != "").label("held"),
     _rows.reservation,
+    _rows.account,
+    _rows.server_name,
 )
 
 _queued = _rows.state == State.QUEUED.value
@@ -120,7 +137,9 @@ def _waiting(connection: Connection, query: Select[Any]) -> list[Waiting]:
 
 def _from_row(row: Any) -> Waiting:
     moved_at = None if row[12] is None else _epoch(row[12])
-    return Waiting._make((*row[:8], _epoch(row[8]), *row[9:12], moved_at, bool(row[13]), row[14]))
+    return Waiting._make(
+        (*row[:8], _epoch(row[8]), *row[9:12], moved_at, bool(row[13]), *row[14:17])
+    )
 
 
 def waiting(connection: Connection) -> list[Waiting]:
@@ -129,10 +148,15 @@ def waiting(connection: Connection) -> list[Waiting]:
 
 
 def candidates(
-    connection: Connection, free_gpus: int, free_memory_bytes: int, free_millicores: int
+    connection: Connection,
+    free_gpus: int,
+    free_memory_bytes: int,
+    free_millicores: int,
+    *,
+    spare: int = 0,
 ) -> list[Waiting]:
-    """Whoever could start in a pass that finds so much free in all, and at least the first of
-    every class; in no order. Those on hold are left out."""
+    """Whoever could start in a pass that finds so much free in all, at least the first of every
+    class, and ``spare`` more of each; in no order. Those on hold or blocked are left out."""
     rank = func.row_number().over(
         partition_by=(
             _rows.gpus,
@@ -149,7 +173,7 @@ def candidates(
             _rows.gpus,
             _rows.memory_bytes,
             _rows.cpu_millicores,
-            (rank - 1).label("before"),
+            (rank - 1 - spare).label("before"),
         )
         .where(_in_line)
         .subquery()
@@ -178,6 +202,54 @@ def of_people(
             or_(_rows.user.in_(users), _rows.reservation.in_(reservations)),
         ),
     )
+
+
+def find(connection: Connection, identifier: str) -> Waiting:
+    """One that waits; it must."""
+    (row,) = _waiting(connection, select(*_COLUMNS).where(_queued, _rows.id == identifier))
+    return row
+
+
+def of_users(connection: Connection, users: Collection[str]) -> list[Waiting]:
+    """Everybody of these users who waits, neither on hold nor blocked."""
+    mine = _rows.user.in_(users)
+    return _waiting(connection, select(*_COLUMNS).where(_queued, _unblocked, mine))
+
+
+def blocked(connection: Connection) -> list[Blocked]:
+    """Everybody against whose start something is, in the order of submission."""
+    query = (
+        select(*_COLUMNS, _rows.blocked, _rows.blocked_reason)
+        .where(_queued, _rows.blocked != "")
+        .order_by(_rows.sequence)
+    )
+    return [
+        Blocked(_from_row(row), row.blocked, row.blocked_reason)
+        for row in connection.execute(query).all()
+    ]
+
+
+def block(connection: Connection, changes: Sequence[tuple[str, str, str]]) -> None:
+    """Leave some who wait out of the queue: id, code and reason of each. Without a code they are
+    in it again. What was said of their start before is no longer true."""
+    if changes:
+        connection.execute(
+            update(workloads)
+            .where(_rows.id == bindparam("workload"), _queued)
+            .values(
+                blocked=bindparam("code"),
+                blocked_reason=bindparam("reason"),
+                reasons=[],
+                alternatives=[],
+                latest_start_at=None,
+                expected_from=None,
+                expected_to=None,
+            ),
+            [
+                {"workload": identifier, "code": code, "reason": reason}
+                for identifier, code, reason in changes
+            ],
+        )
 
 
 def members(connection: Connection) -> dict[str, set[str]]:

@@ -212,6 +212,15 @@ Index(
     postgresql_where=_in_line,
 )
 
+# A pass looks at these again.
+Index(
+    "ix_workloads_blocked",
+    workloads.c.state,
+    workloads.c.sequence,
+    sqlite_where=workloads.c.blocked != "",
+    postgresql_where=workloads.c.blocked != "",
+)
+
 leases = Table(
     "leases",
     metadata,

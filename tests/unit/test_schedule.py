@@ -16,6 +16,7 @@ from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import Health
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler import schedule as schedule_module
+from dcloud_spawner.scheduler.picture import read_pool
 from dcloud_spawner.scheduler.schedule import (
     Capacity,
     as_request,
@@ -287,13 +288,13 @@ def test_a_plan_made_on_a_wrong_picture_is_refused_by_the_database_as_a_whole(
     """Invariant 1 does not rest on the planner: here it believes that everything is free."""
     start(platform, "ann", 4)
     waiting = submit(platform, "bob", 4)
-    right = take_snapshot
+    right = read_pool
 
     def forgetful(*arguments: object, **more: object) -> Snapshot:
         found = right(*arguments, **more)  # type: ignore[arg-type]
         return Snapshot(found.at, found.nodes, found.accelerators, (), found.queue)
 
-    monkeypatch.setattr(schedule_module, "take_snapshot", forgetful)
+    monkeypatch.setattr(schedule_module, "read_pool", forgetful)
     with pytest.raises(IntegrityError):
         platform.run_pass()
     monkeypatch.undo()
