@@ -8,6 +8,7 @@ transactions.
 from __future__ import annotations
 
 import calendar
+import hashlib
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -37,11 +38,13 @@ def grant(
     carry_over: bool = False,
     starts_at: datetime | None = None,
     ends_at: datetime | None = None,
+    key: str | None = None,
 ) -> Grant:
     """Give an account credits, once or again and again until a time.
 
     Of a single grant ``ends_at`` is when what is left of it expires. Of a recurring one it is the
     end of the last period; what is left of a period expires with it unless it is carried over.
+    ``key`` makes a repeated call do nothing again.
     """
     with platform.database.transaction() as connection:
         return write_grant(
@@ -55,6 +58,7 @@ def grant(
             carry_over=carry_over,
             starts_at=starts_at,
             ends_at=ends_at,
+            key=key,
         )
 
 
@@ -70,10 +74,20 @@ def write_grant(
     carry_over: bool = False,
     starts_at: datetime | None = None,
     ends_at: datetime | None = None,
+    key: str | None = None,
 ) -> Grant:
     """:func:`grant` inside a transaction."""
     reason = checked_text(reason, "reason", LONGEST_REASON)
     check_amount(microcredits)
+    identifier = hashlib.sha256(key.encode()).hexdigest()[:32] if key is not None else None
+    done = grants.find(connection, identifier) if identifier is not None else None
+    if done is not None:
+        asked = (account, microcredits, every, carry_over, ends_at)
+        if asked != (done.account, done.microcredits, done.every, done.carry_over, done.ends_at):
+            raise Conflict(
+                "This key was used for something else.", hint="Take a new one.", code="key_used"
+            )
+        return done
     begins = starts_at or now
     if begins < now - timedelta(minutes=1):
         raise InvalidChoice(
@@ -97,6 +111,7 @@ def write_grant(
         created_by=actor.name,
         reason=reason,
         at=now,
+        identifier=identifier,
     )
     detail = {
         "account": account,

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, func, select, update
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.ledger.cost import Quantity
 from dcloud_spawner.store.database import storable
-from dcloud_spawner.store.ledger_schema import accounts, entries, lots
+from dcloud_spawner.store.ledger_schema import accounts, entries, lots, meters
 
 MOST_MICROCREDITS = 10**15
 """No amount of one entry is larger: a billion credits, far from what a column holds."""
@@ -262,14 +262,19 @@ def page(
     connection: Connection,
     account: str,
     *,
+    user: str | None = None,
     before: int | None = None,
     limit: int = 100,
     kinds: Collection[Kind] = (),
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[Entry]:
-    """Entries of an account, the newest first, from before an id."""
+    """Entries of an account, the newest first, from before an id; of a ``user`` only those of
+    their own sessions."""
     query = select(entries).where(entries.c.account == account)
+    if user is not None:
+        own = select(meters.c.workload).where(meters.c.user == user, meters.c.account == account)
+        query = query.where(entries.c.workload.in_(own))
     if before is not None:
         query = query.where(entries.c.id < before)
     if kinds:

@@ -53,9 +53,10 @@ def insert(
     created_by: str,
     reason: str,
     at: datetime,
+    identifier: str | None = None,
 ) -> Grant:
-    """A new grant; its first part is due at its beginning."""
-    identifier = uuid.uuid4().hex
+    """A new grant; its first part is due at its beginning. Without an identifier it gets one."""
+    identifier = identifier or uuid.uuid4().hex
     connection.execute(
         grants.insert().values(
             id=identifier,

@@ -28,9 +28,7 @@ Every = Literal["once", "week", "month"]
 
 ProjectName = Annotated[
     str,
-    StringConstraints(
-        strip_whitespace=True, pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$", max_length=64
-    ),
+    StringConstraints(strip_whitespace=True, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"),
 ]
 Title = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=120, pattern=r"^[^\x00-\x1f]*$")
@@ -47,6 +45,7 @@ class AccountsPage(Page):
 
     kind: Literal["", "user", "project"] = Field("", description="Only those of this kind.")
     name: Filter = Field("", description="Only those with this in their name or title.")
+    mine: bool = Field(False, description="Only those that one is in; also as an administrator.")
 
 
 class AccountView(View):
@@ -66,7 +65,7 @@ class AccountView(View):
 
 
 class AccountsView(View):
-    """Accounts by name, the reader's own first."""
+    """Accounts: one's own, then projects by name."""
 
     items: tuple[AccountView, ...]
     next_cursor: str | None
@@ -98,15 +97,18 @@ class NewProjectBody(Wire):
 
 
 class ChangeAccountBody(Wire):
-    """What is not named stays. Owners may change the title, administrators the budget too."""
+    """What is not named stays. Owners may change the title, administrators the rest too."""
 
     title: Title | None = None
     budget: BudgetName | None = Field(None, description=_BUDGET)
+    closed: Annotated[bool, Field(strict=True)] | None = Field(
+        None, description="A closed project keeps its entries and pays for nothing new."
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if self.title is None and self.budget is None:
-            raise ValueError("title: name what to change, title or budget")
+        if self.title is None and self.budget is None and self.closed is None:
+            raise ValueError("title: name what to change: title, budget or closed")
         return self
 
 
@@ -183,13 +185,6 @@ class TransferBody(Wire):
         if sum(map(bool, (self.to_account, self.to_user, self.to_project))) != 1:
             raise ValueError("to_account: name one of to_account, to_user and to_project")
         return self
-
-
-class TransferView(View):
-    """Both lines of a transfer; of the other account only its id."""
-
-    sent: EntryView
-    to_account: str
 
 
 class AdjustBody(Wire):

@@ -66,7 +66,11 @@ def _operation(each: Operation[Any, Any, Any]) -> dict[str, object]:
         "operationId": each.name,
         "summary": each.summary,
         "description": (each.run.__doc__ or "").strip(),
-        "parameters": [*_path_parameters(each.path), *_query_parameters(each.query), *_headers(each)],
+        "parameters": [
+            *_path_parameters(each.path),
+            *_query_parameters(each.query),
+            *_headers(each),
+        ],
         "responses": {
             str(int(each.status)): _content(each.answer, "Done."),
             **{str(int(s)): _content(Refusal, s.phrase) for s in sorted(refusals)},

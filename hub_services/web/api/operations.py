@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hub_services.web.api import acts, plans, reads
+from hub_services.web.api.ledger_operations import LEDGER_OPERATIONS
 from hub_services.web.api.models import (
     AcceleratorView,
     AvailabilityView,
@@ -143,4 +144,5 @@ OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
         administrators=True,
         refusals=_NOT_FOUND,
     ),
+    *LEDGER_OPERATIONS,
 )

@@ -1,0 +1,95 @@
+"""What of accounts and their use a caller may see and do, decided anew for each request.
+
+Everybody sees what is their own; members of a project its balance and their own part; owners all
+of it; administrators everything. What somebody may not see is not there for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from dcloud_spawner.errors import NotAllowed, NotFound
+from dcloud_spawner.store import accounts
+from dcloud_spawner.store.accounts import Account, Role
+from dcloud_spawner.store.usage import Scope, Session
+from hub_services.web.api.operation import Call
+from hub_services.web.viewer import Viewer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An account that the caller may see, and what they are in it."""
+
+    account: Account
+    role: Role | None
+    """None: an administrator who is not in it."""
+    administrator: bool
+
+    @property
+    def full(self) -> bool:
+        """Whether all of it may be seen, not only one's own part."""
+        return self.administrator or self.role is Role.OWNER
+
+
+def scope_of(connection: Connection, viewer: Viewer) -> Scope:
+    """All use that the caller may see. A service has none of its own."""
+    if viewer.administrator:
+        return Scope(everything=True)
+    if not viewer.person:
+        return Scope()
+    found = accounts.of_user(connection, viewer.name)
+    owned = tuple(account.id for account, role in found if role is Role.OWNER)
+    return Scope(user=viewer.name, accounts=owned)
+
+
+def see_account(connection: Connection, viewer: Viewer, identifier: str) -> Seen:
+    """An account; NotFound for others', so that ids cannot be tried."""
+    account = accounts.find(connection, identifier)
+    role = accounts.role_in(connection, account, viewer.name) if account and viewer.person else None
+    if account is None or (role is None and not viewer.administrator):
+        raise NotFound("You have no account of that id.", hint="GET accounts lists them.")
+    return Seen(account, role, viewer.administrator)
+
+
+def manage_account(connection: Connection, viewer: Viewer, identifier: str) -> Seen:
+    """An account of which the caller may decide: its owners and administrators."""
+    seen = see_account(connection, viewer, identifier)
+    if not seen.full:
+        raise NotAllowed("Only owners of the project may do this.", hint="Ask one of them.")
+    return seen
+
+
+def own_account(connection: Connection, viewer: Viewer) -> Seen:
+    """The caller's own."""
+    found = accounts.personal(connection, viewer.name) if viewer.person else None
+    if found is None:
+        raise NotFound(
+            "You have no account of your own yet.",
+            hint="It is made when you first start something. GET accounts lists what you have.",
+        )
+    return Seen(found, Role.OWNER, viewer.administrator)
+
+
+def may_see_session(connection: Connection, viewer: Viewer, session: Session) -> bool:
+    """Whether the caller may see a session: who ran it, who owns what paid for it."""
+    if viewer.may_see(session.meter.user):
+        return True
+    scope = scope_of(connection, viewer)
+    return session.meter.account in scope.accounts
+
+
+async def read(call: Call[Any, Any], function: Callable[[Connection], T]) -> T:
+    """Read from the database off the loop, all from one moment."""
+    platform = call.service.platform
+
+    def reading() -> T:
+        with platform.database.reading() as connection:
+            return function(connection)
+
+    return await platform.in_reading_thread(reading)
