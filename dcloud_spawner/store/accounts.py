@@ -160,6 +160,13 @@ def members(connection: Connection, account: str) -> list[Member]:
     return [Member(row.account, row.user, Role(row.role), row.added_at) for row in rows]
 
 
+def member_counts(connection: Connection) -> dict[str, int]:
+    """How many people are in each project, by account."""
+    column = account_members.c.account
+    rows = connection.execute(select(column, func.count().label("people")).group_by(column))
+    return {row.account: row.people for row in rows}
+
+
 def role_in(connection: Connection, account: Account, user: str) -> Role | None:
     """What a user is in an account; None when they are not in it."""
     if account.kind == USER:

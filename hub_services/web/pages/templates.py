@@ -10,6 +10,8 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dcloud_spawner.form.view import TEMPLATES as HUB_TEMPLATES
+from dcloud_spawner.form.words import credits_figure
+from hub_services.web.pages.figures import balance_figure, gpu_hours, kwh, percent, signed
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -28,6 +30,14 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["drawn"] = drawn
+    made.filters.update(
+        credits=credits_figure,
+        balance=balance_figure,
+        signed=signed,
+        gpu_hours=gpu_hours,
+        kwh=kwh,
+        percent=percent,
+    )
     return made
 
 
