@@ -48,6 +48,8 @@ def _sentence(view: Mapping[str, object]) -> str:
         "start it again when you are there.",
         "preempted": "a request of a higher tier needed its place. Your home is as it was: "
         "start it again to queue for the rest.",
+        "budget": "the account that paid for it has no credits left. Your home is as it was: ask "
+        "for more credits, or start it again on another account.",
         "reservation": "the reservation that it ran on is over.",
         "forgotten": "the hub had lost it and nobody could reach it.",
     }[str(view.get("reason"))]

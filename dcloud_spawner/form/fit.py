@@ -10,7 +10,8 @@ from dcloud_spawner.form.words import listed
 from dcloud_spawner.live.availability import ModelAvailability
 from dcloud_spawner.live.outlook import Range
 
-State = Literal["now", "waits", "no"]
+State = Literal["now", "waits", "mine", "no"]
+"""``mine``: it waits until the person's own servers give something back."""
 
 
 @dataclass(frozen=True)

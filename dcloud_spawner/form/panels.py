@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dcloud_spawner.form.fit import NOT_TOGETHER, TURN, Fit, fit_amount, fit_gpus, reason
+from dcloud_spawner.form.purse import UNITS, hours_most, limited, limits_hint, own_fits
 from dcloud_spawner.live.availability import GIB, Availability, ModelAvailability
 from dcloud_spawner.live.outlook import Wish
+from dcloud_spawner.live.purse import Purse
 from dcloud_spawner.profiles import AmountChoices, Profile
 
 ANY = ""
@@ -24,6 +26,10 @@ class ModelOption:
     fits: Mapping[str, Fit]
     """By the number of GPUs, as text."""
     hint: str
+    models: tuple[str, ...] = ()
+    """Any of which it may be."""
+    closed: str = ""
+    """Why this person may not choose it; empty when they may."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Amounts:
     chosen: str
     fits: Mapping[str, Fit]
     hint: str
+    limits: str = ""
+    """Why this person may not have some of them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class Panel:
     gpus: str
     model: ModelOption
     models: tuple[ModelOption, ...]
+    limits: str
+    """Why this person may not have so many GPUs."""
     memory: Amounts
     cpus: Amounts
     hours: str
@@ -65,7 +75,7 @@ class Panel:
     def state(self) -> str:
         """The worst of what the chosen values mean."""
         states = [fit.state for _, fit, _ in self._chosen]
-        alone = next((state for state in ("no", "waits") if state in states), "now")
+        alone = next((state for state in ("no", "mine", "waits") if state in states), "now")
         return "waits" if alone == "now" and not self.together else alone
 
     @property
@@ -79,25 +89,33 @@ class Panel:
         return said or (NOT_TOGETHER if self.state == "waits" else "")
 
 
-def panel(profile: Profile, pool: Availability, values: Mapping[str, object]) -> Panel:
-    """One profile's resources with these values chosen where they are offered."""
-    models = model_options(profile, pool)
+def panel(
+    profile: Profile, pool: Availability, values: Mapping[str, object], purse: Purse | None = None
+) -> Panel:
+    """One profile's resources with these values chosen where they are offered, and with what
+    the limits of the person leave of them."""
+    models = tuple(_for(option, purse) for option in model_options(profile, pool))
     wanted = str(values.get("gpu_model") or "")
-    model = next((found for found in models if found.value == wanted), models[0])
+    model = _wanted_model(wanted, models)
     gpus = _key(values.get("gpus"), model.fits, f"{profile.gpus.default}")
-    hours = values.get("hours")
+    hours, most = values.get("hours"), hours_most(profile, purse)
     drawn = Panel(
         name=profile.name,
         title=profile.title,
         gpus=_possible(gpus, model.fits),
         model=model,
         models=models,
+        limits=limits_hint(own_fits(model.fits, "gpus", purse), "gpus"),
         memory=_amounts(
-            profile.memory_gib, values.get("memory_gib"), memory_fits(profile, pool), "GiB"
+            profile.memory_gib,
+            values.get("memory_gib"),
+            memory_fits(profile, pool),
+            "memory_gib",
+            purse,
         ),
-        cpus=_amounts(profile.cpus, values.get("cpus"), cpu_fits(profile, pool), "cores"),
-        hours=f"{hours if isinstance(hours, int | str) else profile.hours.default}",
-        hours_most=profile.hours.most,
+        cpus=_amounts(profile.cpus, values.get("cpus"), cpu_fits(profile, pool), "cpus", purse),
+        hours=f"{hours if isinstance(hours, int | str) else min(profile.hours.default, most)}",
+        hours_most=most,
         image=str(values.get("image") or ""),
     )
     wish = Wish(
@@ -110,6 +128,17 @@ def panel(profile: Profile, pool: Availability, values: Mapping[str, object]) ->
     return replace(drawn, together=pool.room is None or any(n.holds(wish) for n in pool.room))
 
 
+def _for(option: ModelOption, purse: Purse | None) -> ModelOption:
+    """A model as this person may have it."""
+    closed = purse.closed_models.get(option.value, "") if purse and option.value else ""
+    return replace(option, fits=limited(option.fits, "gpus", purse), closed=closed)
+
+
+def _wanted_model(wanted: str, models: tuple[ModelOption, ...]) -> ModelOption:
+    possible = [found for found in models if not found.closed] or list(models)
+    return next((found for found in possible if found.value == wanted), possible[0])
+
+
 def live_panel(profile: Profile, pool: Availability) -> dict[str, object]:
     """What the choices of a profile mean now, as JSON."""
     memory, cpus = memory_fits(profile, pool), cpu_fits(profile, pool)
@@ -120,6 +149,7 @@ def live_panel(profile: Profile, pool: Availability) -> dict[str, object]:
                 "text": option.text,
                 "fits": _plain(option.fits, "GPUs"),
                 "hint": option.hint,
+                "of": option.models,
             }
             for option in model_options(profile, pool)
         },
@@ -148,7 +178,7 @@ def model_options(profile: Profile, pool: Availability) -> tuple[ModelOption, ..
         # A list of one is no choice: the request then names no model, as any other would do.
         only = options[0]
         value = only.value if profile.gpu_models else ANY
-        return (ModelOption(value, only.label, only.text, only.fits, only.hint),)
+        return (replace(only, value=value),)
     if not profile.gpu_models or not offered:
         label = "Whichever is free first" if offered else "none here"
         options.insert(0, _option(profile, pool, ANY, label, offered))
@@ -169,7 +199,8 @@ def _option(
     free = sum(found.free for found in candidates)
     total = sum(found.total for found in candidates)
     text = f"{label}: {free} of {total} free" if candidates else label
-    return ModelOption(value, label, text, fits, reason(fits, "GPUs"))
+    models = tuple(found.model for found in candidates)
+    return ModelOption(value, label, text, fits, reason(fits, "GPUs"), models)
 
 
 def _with_range(fit: Fit, profile: Profile, pool: Availability, gpus: int, model: str) -> Fit:
@@ -207,9 +238,17 @@ def cpu_fits(profile: Profile, pool: Availability) -> dict[str, Fit]:
     }
 
 
-def _amounts(offered: AmountChoices, value: object, fits: Mapping[str, Fit], unit: str) -> Amounts:
+def _amounts(
+    offered: AmountChoices,
+    value: object,
+    fits: Mapping[str, Fit],
+    field: str,
+    purse: Purse | None,
+) -> Amounts:
+    mine = limited(fits, field, purse)
     chosen = _key(value, fits, f"{offered.default:g}")
-    return Amounts(_possible(chosen, fits), fits, reason(fits, unit))
+    hint = limits_hint(own_fits(fits, field, purse), field)
+    return Amounts(_possible(chosen, mine), mine, reason(fits, UNITS[field]), hint)
 
 
 def _key(value: object, fits: Mapping[str, Fit], default: str) -> str:

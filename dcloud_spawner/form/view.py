@@ -12,8 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dcloud_spawner.form.fit import figure
 from dcloud_spawner.form.panels import Panel, live_panel, panel
+from dcloud_spawner.form.purse import PriceWords, live_purse, payer_note, payer_words, price_words
 from dcloud_spawner.form.servers import PageWords
 from dcloud_spawner.live.availability import Availability
+from dcloud_spawner.live.purse import OWN, Payer, Purse
 from dcloud_spawner.profiles import Profile
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -81,6 +83,10 @@ class SpawnFormView:
     named_servers: bool = True
     active_servers: tuple[str, ...] = ()
     """Names that are running, starting or stopping now."""
+    purse: Purse | None = None
+    """Who may pay, at which price, within which limits; None where nothing is charged."""
+    ask_url: str = ""
+    """Where one asks for more."""
 
 
 @cache
@@ -98,9 +104,11 @@ def render_spawn_form(view: SpawnFormView) -> str:
     """The inner HTML of the form, for ``Spawner.options_form``."""
     start = _start_with(view)
     panels = tuple(
-        panel(offer.profile, view.availability, _values(view, offer.profile.name))
+        panel(offer.profile, view.availability, _values(view, offer.profile.name), view.purse)
         for offer in view.offers
     )
+    chosen = _panel_of(panels, start)
+    payer = _payer(view)
     return (
         _environment()
         .get_template("spawn_form.html")
@@ -109,11 +117,47 @@ def render_spawn_form(view: SpawnFormView) -> str:
             pool=view.availability,
             rows=tuple(zip(view.offers, panels, strict=True)),
             chosen=start,
-            panel=_panel_of(panels, start),
+            panel=chosen,
             live=live_data(view),
             words=verdict_words(view.availability),
+            payer=payer,
+            payers=[(each, payer_words(each), payer_note(each)) for each in _payers(view)],
+            payer_of=payer_words,
+            price=_price(view, chosen, payer),
+            mine=mine_data(view),
         )
     )
+
+
+def mine_data(view: SpawnFormView) -> object:
+    """What is one person's own on the start page, as JSON: sent by itself, so that the rest is
+    the same for everybody."""
+    return live_purse(
+        view.purse,
+        [offer.profile for offer in view.offers],
+        [found.model for found in view.availability.models],
+    )
+
+
+def _payers(view: SpawnFormView) -> tuple[Payer, ...]:
+    return view.purse.payers if view.purse else ()
+
+
+def _payer(view: SpawnFormView) -> Payer | None:
+    """Who pays when the page opens."""
+    if view.purse is None:
+        return None
+    wish = view.entered if view.entered is not None else view.last_choice or {}
+    return view.purse.payer(wish.get("account", OWN))
+
+
+def _price(view: SpawnFormView, chosen: Panel | None, payer: Payer | None) -> PriceWords | None:
+    if view.purse is None or payer is None or chosen is None:
+        return None
+    hours = float(chosen.hours) if chosen.hours.isdecimal() else 0.0
+    memory, cpus = float(chosen.memory.chosen), float(chosen.cpus.chosen)
+    asked = int(chosen.gpus), memory, cpus, hours
+    return price_words(view.purse, payer, chosen.model.models, asked, view.availability.at)
 
 
 def live_data(view: SpawnFormView) -> dict[str, object]:
@@ -167,12 +211,18 @@ def verdict_words(pool: Availability) -> dict[str, dict[str, str]]:
             else "It starts by itself when they are free.",
             "button": "Join the queue",
         },
+        "mine": {
+            "title": "Waits for your own servers",
+            "text": "It starts by itself when they give enough back.",
+            "button": "Join the queue",
+        },
         "image": {
             "title": "The image is being prepared",
             "text": "You can start as soon as it is ready. This page says when.",
             "button": "Start server",
         },
         "no": {"title": "Not possible", "text": "", "button": "Start server"},
+        "short": {"title": "Not enough credits", "text": "", "button": "Start server"},
     }
 
 

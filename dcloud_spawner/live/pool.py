@@ -13,6 +13,12 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection
 
 from dcloud_spawner.live.availability import Availability, ModelAvailability
+from dcloud_spawner.live.ledger import (
+    LEDGER_AGAIN,
+    LedgerReading,
+    read_ledger,
+    with_running,
+)
 from dcloud_spawner.live.outlook import Chances, Expected, no_forecast
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.free import FreeNode, free_now, openings
@@ -27,7 +33,7 @@ from dcloud_spawner.store.workloads import Workload
 
 TOLD = (
     *("out of memory", "exited", "lost", "time limit", "mismatch", "failed", "forgotten"),
-    *("never opened", "preempted", "reservation"),
+    *("never opened", "preempted", "reservation", "budget"),
 )
 """Reasons of an end that a page tells; a stop by its owner explains itself."""
 
@@ -96,6 +102,8 @@ class PoolState:
 
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     """Planned and active ones by their id."""
+    ledger: LedgerReading = field(default_factory=LedgerReading)
+    """Everybody's accounts, and what runs at which price."""
     record: Record = NO_RECORD
     """How good the expected ranges were lately."""
     record_at: datetime | None = None
@@ -126,6 +134,8 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         open_workloads = workloads.open_workloads(connection)
         past = before.past if before and now - before.past.at < PAST_AGAIN else None
         past = past or read_past(connection, now)
+        known = before.ledger if before and now - before.ledger.at < LEDGER_AGAIN else None
+        ledger = known or read_ledger(connection, now)
         booked = {found.id: found for found in reservations.open_reservations(connection)}
         counted = before is not None and before.record_at and now - before.record_at < RECOUNT
         record = before.record if before and counted else listing.record(connection)
@@ -147,6 +157,7 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         places={found.workload.id: found for found in queue},
         past=past,
         reservations=booked,
+        ledger=with_running(ledger, open_workloads, held, now),
         record=record,
         record_at=before.record_at if before and counted else now,
     )

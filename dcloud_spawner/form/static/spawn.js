@@ -1,16 +1,20 @@
 // The start page: the summary follows the form, and what is free follows the hub's events. Where
 // those do not come through, it is asked for every few seconds.
 import { follow } from "./live.js";
-import { hour, localTimes, range, say, setTime } from "./words.js";
+import { figure, lasts, leftOf, noteOf, parts, priceOf, short, span } from "./price.js";
+import { hour, length, localTimes, range, say, setTime } from "./words.js";
 
 const POLL_MS = 5000;
 const HIDDEN_MS = 20000;
 const NOT_TOGETHER = "No single node has the GPUs, the memory and the cores free together.";
-const NOTE = { now: ["ok", "now"], waits: ["warn", "clock"], image: ["warn", "down"], no: ["bad", "no"] };
+const NOTE = {
+  now: ["ok", "now"], waits: ["warn", "clock"], mine: ["warn", "clock"], image: ["warn", "down"], short: ["bad", "no"], no: ["bad", "no"],
+};
 
 const form = document.querySelector("#spawn_form");
 const by = (id) => document.getElementById(id);
 let live = JSON.parse(by("dc-data").textContent);
+let mine = JSON.parse(by("dc-mine").textContent); // null where nothing is charged
 
 const chosen = () => form.querySelector("[name=profile]:checked");
 const panelOf = (name) => form.querySelector(`.dc-res[data-profile="${name}"]`);
@@ -28,7 +32,7 @@ function drawGroup(panel, name, fits, hint, always) {
   if (!group?.matches(".dc-seg")) return "";
   for (const input of group.querySelectorAll("input")) {
     if (!fits[input.value]) continue;
-    const fit = beside(panel, name, input.value, fits[input.value]);
+    const fit = forMe(panel, name, input.value, beside(panel, name, input.value, fits[input.value]));
     let mark = input.parentElement.querySelector("[data-mark]");
     if (!mark && fit.state !== "now") {
       mark = document.createElement("small");
@@ -37,13 +41,14 @@ function drawGroup(panel, name, fits, hint, always) {
     }
     if (mark) {
       say(mark, always || fit.state !== "now" ? fit.from ? range(fit.from, fit.to) : fit.mark : "");
-      mark.className = { now: "is-now", waits: "is-wait" }[fit.state] ?? "";
+      mark.className = { now: "is-now", waits: "is-wait", mine: "is-wait" }[fit.state] ?? "";
     }
     input.disabled = fit.state === "no";
   }
   const note = group.parentElement.querySelector("[data-hint]");
   say(note, hint);
   note.hidden = !hint;
+  drawLimit(group.parentElement, mine?.limits[panel.dataset.profile]?.[name]?.hint ?? "");
   const picked = group.querySelector("input:checked");
   if (!picked?.disabled) return "";
   const possible = [...group.querySelectorAll("input:enabled")].at(-1);
@@ -52,16 +57,33 @@ function drawGroup(panel, name, fits, hint, always) {
   return `${picked.value} is not possible here, ${possible.value} is chosen instead.`;
 }
 
+function drawLimit(row, hint) {
+  const note = row.querySelector("[data-mine]");
+  say(note.querySelector("span"), hint);
+  note.hidden = !hint;
+}
+
+/** What a value means to somebody with their limits. */
+function forMe(panel, name, value, fit) {
+  const own = mine?.limits[panel.dataset.profile]?.[name]?.fits[value];
+  return own && fit.state !== "no" ? own : fit;
+}
+
 function drawPanel(name) {
   const panel = panelOf(name), offer = live.offers[name];
   if (!offer) return "";
   const model = field(panel, "gpu_model");
   if (model?.matches("select")) {
-    for (const option of model.options) say(option, offer.models[option.value]?.text ?? option.text);
+    for (const option of model.options) {
+      const closed = option.value ? mine?.models[option.value] ?? "" : "", text = offer.models[option.value]?.text;
+      if (text) say(option, closed ? `${text}, ${closed}` : text);
+      option.disabled = Boolean(closed);
+    }
   } else if (model) {
     say(panel.querySelector("[data-model-text]"), Object.values(offer.models)[0].text);
   }
-  const kind = modelOf(panel, offer);
+  const kind = modelOf(panel, offer), most = mine?.limits[name]?.hours;
+  if (most) field(panel, "hours").max = most;
   return [
     drawGroup(panel, "gpus", kind.fits, kind.hint, true),
     drawGroup(panel, "memory_gib", offer.memory_gib.fits, offer.memory_gib.hint, false),
@@ -109,12 +131,12 @@ function unlike(panel, usual) {
 
 /** The worst of the chosen values, with the reasons for it. */
 function verdict(panel, offer) {
-  const fits = [
-    modelOf(panel, offer).fits[checked(panel, "gpus")],
-    offer.memory_gib.fits[checked(panel, "memory_gib")],
-    offer.cpus.fits[checked(panel, "cpus")],
-  ].filter(Boolean);
-  let worst = ["no", "waits"].find((state) => fits.some((fit) => fit.state === state)) ?? "now";
+  const of = { gpus: modelOf(panel, offer).fits, memory_gib: offer.memory_gib.fits, cpus: offer.cpus.fits };
+  const fits = Object.entries(of).map(([name, all]) => {
+    const value = checked(panel, name);
+    return all[value] && forMe(panel, name, value, all[value]);
+  }).filter(Boolean);
+  let worst = ["no", "mine", "waits"].find((state) => fits.some((fit) => fit.state === state)) ?? "now";
   const reasons = fits.filter((fit) => fit.state === worst && worst !== "now").map((fit) => fit.reason);
   if (worst === "now" && !free(wished(panel))) {
     worst = "waits";
@@ -125,6 +147,63 @@ function verdict(panel, offer) {
   if (worst === "waits" && latest) reasons.push(`Expected ${range(latest.from, latest.to)}${unlike(panel, offer.usual)}.`);
   const text = [...(state === "image" ? [] : reasons), live.words[state].text].join(" ").trim();
   return { ...live.words[state], state, text };
+}
+
+/* ---- What it costs, and who pays ---- */
+const payers = () => [...form.querySelectorAll("[name=account]")];
+
+function payer() {
+  const name = form.querySelector("[name=account]:checked")?.value ?? "";
+  return mine.payers.find((one) => one.name === name) ?? mine.payers[0];
+}
+
+/** The price of what is chosen; null where nothing is charged or the hours are no number. */
+function cost(panel, offer) {
+  const hours = field(panel, "hours");
+  if (!mine || !hours.value || !hours.validity.valid) return null;
+  const wish = wished(panel);
+  return { ...priceOf(mine, modelOf(panel, offer).of, wish), gpus: wish.gpus, hours: Number(hours.value) };
+}
+
+/** Said under the verdict: what happens before the asked time is over. */
+function moneyNews(price) {
+  const one = payer(), time = lasts(one, price.high);
+  if (one.budget === "soft" && BigInt(one.available) <= 0n) return `${one.title} has no credits left: this is last in line and gives way to others.`;
+  if (time === null || time >= price.hours || one.budget === "none") return "";
+  const then = one.budget === "hard" ? "then it is stopped" : "then it gives way to others";
+  return `The credits last for about ${length(time * 3600)}, ${then}, unless there are more by then.`;
+}
+
+function drawPrice(price) {
+  if (!by("o-price") || !price) return;
+  const one = payer(), total = price.high * BigInt(price.hours), an = span(price.low, price.high);
+  say(by("o-price"), an);
+  const words = parts(price, price.gpus);
+  say(by("o-parts"), words);
+  by("o-parts").hidden = !words;
+  say(by("o-hours"), String(price.hours));
+  say(by("o-total"), `${figure(total)} at most`);
+  say(by("o-mini"), `${an} credits an hour, ${figure(total)} at most`);
+  say(by("o-payer"), one.title);
+  say(by("o-left"), leftOf(one, total));
+  const time = lasts(one, price.high);
+  for (const part of form.querySelectorAll("[data-until]")) part.hidden = time === null;
+  if (time !== null) setTime(by("o-until"), new Date(Date.now() + time * 3600e3).toISOString());
+}
+
+/** Who cannot pay this says so; whoever is chosen stays it, and the verdict says no. */
+function drawPayers(price) {
+  if (!price) return;
+  const no = [];
+  for (const input of payers()) {
+    const one = mine.payers.find((found) => found.name === input.value);
+    const lacks = !one || short(mine, one, price.low, price.hours) !== "";
+    const note = one ? noteOf(mine, one, price.low, price.hours) : "not yours any more";
+    say(input.parentElement.querySelector("[data-note]"), note);
+    input.disabled = lacks && !input.checked;
+    if (lacks) no.push(`${input.parentElement.querySelector("b").firstChild.textContent.trim()} cannot pay: ${note}.`);
+  }
+  say(by("d-payers"), no.join(" "));
 }
 
 function drawRail() {
@@ -138,7 +217,12 @@ function drawRail() {
   say(by("o-gpus"), gpus === 0 ? "none" : anyModel ? `${gpus}, any model` : `${gpus} × ${kind.label}`);
   say(by("o-memory"), `${checked(panel, "memory_gib")} GiB`);
   say(by("o-cpus"), `${checked(panel, "cpus")} ${checked(panel, "cpus") === "1" ? "core" : "cores"}`);
-  const { state, title, text, button } = verdict(panel, offer);
+  const price = cost(panel, offer), found = verdict(panel, offer);
+  drawPrice(price);
+  drawPayers(price);
+  const lacks = price && found.state !== "no" ? short(mine, payer(), price.low, price.hours) : "";
+  const { state, title, button } = lacks ? { ...live.words.short, state: "short" } : found;
+  const text = lacks || [found.text, price ? moneyNews(price) : ""].join(" ").trim();
   const stops = new Date(Date.now() + Number(hours.value) * 3600e3);
   const known = state === "now" && hours.value && hours.validity.valid;
   const later = hours.value && hours.validity.valid ? `${hours.value} h after it starts` : `choose ${hours.min} to ${hours.max} hours`;
@@ -147,10 +231,11 @@ function drawRail() {
   note.className = `dc-note dc-js ${tone}`;
   note.querySelector("use").setAttribute("href", `#i-${icon}`);
   say(note.querySelector("b"), title);
-  say(note.querySelector("div"), text);
+  say(note.querySelector("div span"), text);
+  by("o-ask").hidden = state !== "short";
   if (form.dataset.busy) return;
   say(by("o-go"), button);
-  by("o-go").disabled = state === "no" || state === "image" || nameTaken();
+  by("o-go").disabled = ["no", "short", "image"].includes(state) || nameTaken();
 }
 
 function drawCards() {
@@ -196,7 +281,8 @@ function draw({ speak = false } = {}) {
   for (const panel of form.querySelectorAll(".dc-res")) panel.disabled = panel.dataset.profile !== card?.value;
   const changed = card ? drawPanel(card.value) : "";
   drawRail();
-  const now = by("o-note") ? `${by("o-note").querySelector("b").textContent}. ${changed}` : "";
+  const costs = by("o-price") ? `${by("o-price").textContent} credits an hour. ` : "";
+  const now = by("o-note") ? `${by("o-note").querySelector("b").textContent}. ${costs}${changed}` : "";
   if ((speak && now !== spoken) || changed) say(by("o-said"), now);
   spoken = now;
 }
@@ -251,8 +337,9 @@ addEventListener("pageshow", () => {
 /* ---- What is free, kept fresh ---- */
 let heard = new Date(live.at), followed = false, timer = 0, hiding = 0;
 
-function take(news) {
+function take({ mine: own, ...news }) {
   live = { ...live, ...news };
+  if (own !== undefined) mine = own;
   drawCards();
   drawPool();
   draw();
@@ -277,7 +364,7 @@ async function poll() {
   timer = setTimeout(poll, POLL_MS);
 }
 
-const stream = follow(form.dataset.events, { form: take }, {
+const stream = follow(form.dataset.events, { form: take, mine: (own) => take({ mine: own }) }, {
   live() {
     followed = true;
     heard = new Date();
