@@ -63,7 +63,12 @@ def _from(span: Span, at: datetime) -> Span:
 def _span(connection: Connection, workload: Workload, at: datetime) -> Span:
     units = {row.uuid: row for row in nodes.all_accelerators(connection)}
     held = [units[uuid] for uuid in leases.held_by(connection, workload.id)]
-    faults = [row for row in held if row.health is not Health.OK]
+    # A driver that does not answer for a while says nothing about the GPU: it may well work.
+    faults = [
+        row
+        for row in held
+        if row.health is not Health.OK and row.health_reason != nodes.UNKNOWN_REASON
+    ]
     return Span(
         at,
         dict(Counter(row.model for row in held)),

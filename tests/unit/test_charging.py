@@ -182,6 +182,17 @@ def test_time_with_a_faulty_gpu_costs_nothing_and_says_why(
     assert began < utc_now() - HOUR
 
 
+def test_a_driver_that_is_silent_makes_nothing_free(
+    platform: Platform, engine: MemoryEngine
+) -> None:
+    workload = start(platform, gpus=2)
+    (only,) = engine.nodes
+    engine.nodes = (replace(only, accelerators=(), accelerators_known=False),)
+    platform.refresh_inventory()
+    with platform.database.reading() as connection:
+        assert [span.free_reason for span in meters.spans_of(connection, workload.id)] == [""]
+
+
 def test_a_resize_is_charged_from_when_it_is_done(platform: Platform, engine: MemoryEngine) -> None:
     accounting.change_rate(platform, Resource.MEMORY_GIB, 100_000, BOSS)
     workload = start(platform, gib=1)
