@@ -191,6 +191,20 @@ class Settings(BaseSettings):
     homes_seconds: float = Field(
         600.0, gt=0, description="Period in which the sizes of homes are measured."
     )
+    measure_seconds: float = Field(
+        10.0, gt=0, description="Period in which is measured what every session uses."
+    )
+    measures_samples_days: float = Field(
+        1.0, gt=0, description="How long measures of 10 seconds are kept."
+    )
+    measures_minutes_days: float = Field(
+        30.0, gt=0, description="How long measures of a minute are kept."
+    )
+    measures_hours_days: float = Field(
+        400.0,
+        gt=0,
+        description="How long measures of an hour are kept; what a session used in all stays.",
+    )
     inventory_seconds: float = Field(10.0, gt=0, description="Period of the GPU health check.")
     resume_seconds: float = Field(
         1.0, gt=0, description="Period in which waiting requests are taken up after a hub restart."

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, or_, select
 
+from dcloud_spawner.store.measures_schema import measures, session_measures
 from dcloud_spawner.store.schema import State, leases, shares, workloads
 from dcloud_spawner.store.workloads import Workload
 
@@ -55,6 +56,8 @@ def forget_people(connection: Connection, users: Collection[str]) -> int:
     ended = select(workloads.c.id).where(
         workloads.c.user.in_(users), workloads.c.state == State.ENDED.value
     )
+    for table in (measures, session_measures):
+        connection.execute(delete(table).where(table.c.workload.in_(ended)))
     connection.execute(delete(leases).where(leases.c.workload.in_(ended)))
     removed = connection.execute(delete(workloads).where(workloads.c.id.in_(ended))).rowcount
     still_open = select(workloads.c.user).where(workloads.c.user.in_(users))

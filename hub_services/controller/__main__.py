@@ -15,9 +15,11 @@ from dcloud_spawner.forecasting import Forecaster
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import load_settings
 from dcloud_spawner.spawners.instance import hub_instance
+from hub_services.controller.budgets import BudgetKeeper
 from hub_services.controller.homes import measure_homes
 from hub_services.controller.hub import HubClient, HubUnavailable
 from hub_services.controller.limits import end_overdue
+from hub_services.controller.measures import Measurer
 from hub_services.controller.meter import meter
 from hub_services.controller.reconcile import reconcile
 from hub_services.controller.resume import Resumer
@@ -38,6 +40,8 @@ class Controller:
         self._platform = platform
         self._resumer = Resumer(platform, hub)
         self._forecaster = Forecaster(platform)
+        self._measurer = Measurer(platform)
+        self._budgets = BudgetKeeper(platform)
         self._resumed_for = ""
         self._resume_at = 0.0
 
@@ -73,6 +77,10 @@ class Controller:
         """Tell who waits when they are expected to start."""
         await self._platform.in_database_thread(self._forecaster.turn)
 
+    async def budgets(self) -> None:
+        """Write when the credits of accounts end."""
+        await self._platform.in_database_thread(self._budgets.turn)
+
     async def limits(self) -> None:
         """Stop what is past its limit."""
         await self._platform.in_engine_thread(end_overdue, self._platform)
@@ -85,6 +93,10 @@ class Controller:
         """Measure homes."""
         await self._platform.in_engine_thread(measure_homes, self._platform)
 
+    async def measure(self) -> None:
+        """Sample what runs."""
+        await self._platform.in_engine_thread(self._measurer.turn)
+
     async def run(self) -> None:
         """All loops, until cancelled."""
         settings = self._platform.settings
@@ -95,8 +107,10 @@ class Controller:
                 (self.schedule, settings.schedule_seconds),
                 (self.forecast, FORECAST_SECONDS),
                 (self.resume, settings.resume_seconds),
+                (self.budgets, settings.schedule_seconds),
                 (self.limits, settings.schedule_seconds),
                 (self.homes, settings.homes_seconds),
+                (self.measure, settings.measure_seconds),
                 (self.meter, settings.meter_seconds),
             ):
                 group.create_task(_every(seconds, turn), name=turn.__name__)

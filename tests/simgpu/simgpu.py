@@ -213,7 +213,7 @@ def set_usage(
     used_bytes: int = 0,
     processes: Sequence[tuple[int, int]] = (),
     power_milliwatts: int | None = 70_000,
-    energy_millijoules: int | None | str = "",
+    energy_millijoules: int | str | None = "",
 ) -> None:
     """Change what a GPU is doing; ``processes`` are (pid, bytes). None: the driver does not say;
     an empty energy counts by itself."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from alembic import context
 
-from dcloud_spawner.store import ledger_schema  # noqa: F401 (its tables are of the metadata)
+from dcloud_spawner.store import (
+    ledger_schema,  # noqa: F401 (its tables are of the metadata)
+    measures_schema,  # noqa: F401
+)
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.schema import metadata
 
