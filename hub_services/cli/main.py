@@ -19,6 +19,7 @@ from hub_services.cli import deployment as deployments
 from hub_services.cli import doctor as doctors
 from hub_services.cli import down as downs
 from hub_services.cli import images, servers, status
+from hub_services.cli import ledger as ledgers
 from hub_services.cli import plan as plans
 from hub_services.cli import up as ups
 from hub_services.cli.checks import CHECKS
@@ -139,6 +140,18 @@ def homes(context: click.Context) -> None:
 def adopt(user: str) -> None:
     """Hand the home a deleted user left to the user who has that name now."""
     servers.adopt_home(console, deployments.open_deployment(), user)
+
+
+@dcloud.group()
+def ledger() -> None:
+    """What was charged, and whether it is right."""
+
+
+@ledger.command("verify")
+def verify_ledger() -> None:
+    """Recompute every balance and every session; says what differs. 1 if anything does."""
+    if not ledgers.verify_ledger(console, deployments.open_deployment()):
+        raise SystemExit(1)
 
 
 @dcloud.command("purge-home")
