@@ -1,0 +1,297 @@
+"""My usage: what is left and how long it lasts, what runs, GPU-hours by day, and sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from urllib.parse import urlencode
+
+from sqlalchemy import Connection
+
+from dcloud_spawner.budgets import Runway, runway
+from dcloud_spawner.errors import InvalidChoice
+from dcloud_spawner.form.words import credits_figure
+from dcloud_spawner.measuring.figures import Figures
+from dcloud_spawner.store import bookkeeping, entries, measures
+from dcloud_spawner.store.accounts import Budget
+from dcloud_spawner.store.bookkeeping import Cursor
+from dcloud_spawner.store.entries import Part
+from dcloud_spawner.store.usage import Session, Use
+from hub_services.web.pages.days import day_words
+from hub_services.web.pages.figures import (
+    IDLE,
+    Ending,
+    Figure,
+    balance_figure,
+    ending,
+    gpu_hours,
+    kwh,
+    mean_use,
+    percent,
+    session_gpus,
+    session_length,
+    utc,
+    when,
+)
+from hub_services.web.pages.payers import Payer, chosen
+from hub_services.web.pages.usage_days import DaysChart, days_chart, sum_of
+from hub_services.web.pages.usage_running import RunningView, running_of
+from hub_services.web.pages.views import Call
+
+PERIODS = ("30", "7", "90")
+SESSIONS_SHOWN = 25
+FAR = timedelta(days=3650)
+
+
+@dataclass(frozen=True)
+class SessionRow:
+    """One session of the table."""
+
+    id: str
+    profile: str
+    server: str
+    user: str
+    """Empty where it is the viewer's."""
+    gpus: str
+    pips: int
+    started: str
+    started_utc: str
+    length: str
+    cost: str
+    energy: str
+    use: str
+    use_percent: int | None
+    idle: bool
+    ending: Ending
+    running: bool
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """A part of the table, and where the others are."""
+
+    rows: tuple[SessionRow, ...]
+    count: int
+    oldest_first: bool
+    newer: str
+    """Query of the first part; empty when this is it."""
+    older: str
+    """Query of the next part; empty when there is none."""
+    other_order: str
+    """Query for the other order."""
+
+
+@dataclass(frozen=True)
+class UsageView:
+    """The page."""
+
+    payer: Payer | None
+    payers: tuple[Payer, ...]
+    days: int
+    periods: tuple[tuple[int, str], ...]
+    figures: tuple[Figure, ...]
+    note: str
+    running: RunningView
+    chart: DaysChart
+    sessions: Sessions
+    export: str
+    """Query of this account and time."""
+    month: str
+    """This one, ``2026-11``."""
+    foreign: bool
+    """Whether an administrator looks at somebody else's."""
+
+
+def read_usage(call: Call) -> UsageView:
+    """Everything of one account and period. Blocks."""
+    days = int(call.one_of("days", PERIODS))
+    dates = call.zone.last_days(call.now, days)
+    since = call.zone.midnight(dates[0])
+    with call.platform.database.reading() as connection:
+        payer, own = chosen(connection, call)
+        running = running_of(connection, call, payer)
+        hours = (
+            bookkeeping.hours(connection, payer.id, since, call.now, payer.only) if payer else []
+        )
+        use = sum_of(hours)
+        ahead = runway_of(connection, payer, running, call.now) if payer else None
+        sessions = read_sessions(connection, call, payer, since, days)
+    base = {"account": payer.id, "days": str(days)} if payer else {"days": str(days)}
+    return UsageView(
+        payer=payer,
+        payers=tuple(own),
+        days=days,
+        periods=tuple(
+            (int(each), urlencode({**base, "days": each})) for each in sorted(PERIODS, key=int)
+        ),
+        figures=figures(call, payer, ahead, use, days, running),
+        note=_note(payer, ahead),
+        running=running,
+        chart=days_chart(hours, dates, call.zone),
+        sessions=sessions,
+        export=urlencode(base),
+        month=f"{call.zone.local(call.now):%Y-%m}",
+        foreign=payer is not None and payer.role is None,
+    )
+
+
+def runway_of(connection: Connection, payer: Payer, running: RunningView, now: datetime) -> Runway:
+    """How far the credits reach at what runs now. What others run on a project counts too, so
+    for members it is reckoned of all its servers."""
+    lots = entries.open_lots(connection, payer.id)
+    return runway(
+        payer.account.balance_microcredits,
+        [Part(each.left_microcredits, each.expires_at) for each in lots],
+        sum(each.microcredits for each in lots),
+        running.unsettled,
+        running.burn,
+        now,
+    )
+
+
+def figures(
+    call: Call,
+    payer: Payer | None,
+    ahead: Runway | None,
+    use: Use,
+    days: int,
+    running: RunningView,
+) -> tuple[Figure, ...]:
+    """The row of figures."""
+    found = []
+    if payer is not None and ahead is not None:
+        granted = ahead.granted_microcredits
+        of = f"of {credits_figure(granted, 0)} credits" if granted else "credits"
+        found += [
+            Figure("Balance", balance_figure(ahead.left_microcredits), of),
+            Figure("Burn rate now", credits_figure(running.burn), "credits an hour"),
+            _runs_out(call, payer, ahead, use, days),
+        ]
+    return (
+        *found,
+        Figure(f"GPU time, {days} days", gpu_hours(use.gpu_microseconds), "GPU-hours"),
+        Figure("Mean GPU use", percent(mean_use(use))),
+        Figure("Energy", kwh(use.energy_millijoules, 1), "kWh"),
+    )
+
+
+def _runs_out(call: Call, payer: Payer, ahead: Runway, use: Use, days: int) -> Figure:
+    if payer.account.budget is Budget.NONE:
+        return Figure("Runs out", "never", "use is only counted")
+    if ahead.left_microcredits <= 0:
+        return Figure("Runs out", "now", "nothing is left")
+    if ahead.ends_at is not None:
+        at = when(ahead.ends_at, call.zone, call.now)
+        return Figure("Runs out", at.removeprefix("Today, "), "at the present rate")
+    a_day = Fraction(use.microcredits, days)
+    if not a_day:
+        return Figure("Runs out", "–", "nothing is used")
+    left = timedelta(days=min(float(ahead.left_microcredits / a_day), FAR / timedelta(days=1)))
+    mean = f"at the {days}-day mean of {credits_figure(a_day, 1)} a day"
+    if left >= FAR:
+        return Figure("Runs out", "not in years", mean)
+    day = call.zone.day(call.now + left)
+    year = f" {day.year}" if day.year != call.zone.day(call.now).year else ""
+    return Figure("Runs out", f"{day_words(day)}{year}", mean)
+
+
+def _note(payer: Payer | None, ahead: Runway | None) -> str:
+    if payer is None or ahead is None or payer.account.budget is Budget.NONE:
+        return ""
+    if ahead.left_microcredits > 0:
+        return ""
+    if payer.account.budget is Budget.HARD:
+        return "No credits are left, so nothing new starts on this account."
+    return "No credits are left: servers go on last in line, until others need the GPUs."
+
+
+# ---------------------------------------------------------------------------- sessions
+
+
+def read_sessions(
+    connection: Connection, call: Call, payer: Payer | None, since: datetime, days: int
+) -> Sessions:
+    """The part of the table that the address asks for."""
+    oldest = call.one_of("order", ("newest", "oldest")) == "oldest"
+    base = {"days": str(days), **({"account": payer.id} if payer else {})}
+    here = {**base, **({"order": "oldest"} if oldest else {})}
+    other = urlencode(base if oldest else {**base, "order": "oldest"})
+    if payer is None:
+        return Sessions((), 0, oldest, "", "", other)
+    after = cursor_of(call.text("after"))
+    found = bookkeeping.sessions(
+        connection,
+        payer.id,
+        since=since,
+        until=call.now,
+        user=payer.only,
+        after=after,
+        oldest_first=oldest,
+        limit=SESSIONS_SHOWN + 1,
+    )
+    shown = found[:SESSIONS_SHOWN]
+    measured = measures.of_sessions(connection, [each.workload.id for each in shown])
+    more = len(found) > len(shown)
+    return Sessions(
+        rows=tuple(
+            session_row(call, each, found.figures if found else None)
+            for each, found in ((each, measured.get(each.workload.id)) for each in shown)
+        ),
+        count=bookkeeping.count_sessions(connection, payer.id, since, call.now, payer.only),
+        oldest_first=oldest,
+        newer=urlencode(here) if after else "",
+        older=urlencode({**here, "after": cursor_text(shown[-1])}) if more else "",
+        other_order=other,
+    )
+
+
+def session_row(call: Call, session: Session, measured: Figures | None) -> SessionRow:
+    """One line."""
+    workload, meter = session.workload, session.meter
+    profile = call.platform.profiles.current().get(workload.profile)
+    use = measured.gpu_utilisation_percent if measured and workload.gpus else None
+    at = meter.began_at or workload.admitted_at
+    return SessionRow(
+        id=workload.id,
+        profile=profile.title if profile else workload.profile,
+        server=workload.server_name,
+        user="" if call.viewer.owns(workload.user) else workload.user,
+        gpus=session_gpus(session),
+        pips=workload.gpus if workload.gpus <= 8 else 0,
+        started=when(at, call.zone, call.now),
+        started_utc=utc(at),
+        length=session_length(session, call.now),
+        cost=credits_figure(meter.charged_microcredits),
+        energy=kwh(measured.energy_millijoules if measured else None),
+        use="none" if not workload.gpus else percent(None if use is None else use / 100),
+        use_percent=None if use is None else round(use),
+        idle=use is not None and use < 100 * IDLE,
+        ending=ending(session, call.viewer.name),
+        running=meter.settled_at is None,
+    )
+
+
+def cursor_text(session: Session) -> str:
+    """Where the part after this session begins."""
+    at = session.workload.admitted_at
+    assert at is not None
+    microseconds = (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+    return f"{microseconds}.{session.workload.sequence}"
+
+
+def cursor_of(text: str) -> Cursor | None:
+    """Read it again."""
+    if not text:
+        return None
+    first, _, second = text.partition(".")
+    if not (first.isascii() and first.isdecimal() and second.isascii() and second.isdecimal()):
+        raise InvalidChoice("after: as a link of the page has it.", field="after")
+    try:
+        at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(first))
+        number = int(second)
+    except (OverflowError, ValueError):
+        raise InvalidChoice("after: as a link of the page has it.", field="after") from None
+    if number >= 2**63:
+        raise InvalidChoice("after: as a link of the page has it.", field="after")
+    return Cursor(at, number)
