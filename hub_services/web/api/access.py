@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from dcloud_spawner import accounting
 from dcloud_spawner.errors import NotAllowed, NotFound
+from dcloud_spawner.platform import utc_now
 from dcloud_spawner.store import accounts
 from dcloud_spawner.store.accounts import Account, Role
 from dcloud_spawner.store.usage import Scope, Session
@@ -70,8 +72,8 @@ def own_account(connection: Connection, viewer: Viewer) -> Seen:
     found = accounts.personal(connection, viewer.name) if viewer.person else None
     if found is None:
         raise NotFound(
-            "You have no account of your own yet.",
-            hint="It is made when you first start something. GET accounts lists what you have.",
+            "You have no account of your own.",
+            hint="Say which account; GET accounts lists those that you may see.",
         )
     return Seen(found, Role.OWNER, viewer.administrator)
 
@@ -93,3 +95,20 @@ async def read(call: Call[Any, Any], function: Callable[[Connection], T]) -> T:
             return function(connection)
 
     return await platform.in_reading_thread(reading)
+
+
+async def have_own_account(call: Call[Any, Any]) -> None:
+    """See to it that the caller has an account: the first look at it makes it, with what the
+    settings give to everybody. A service has none."""
+    platform, viewer = call.service.platform, call.viewer
+    if not viewer.person:
+        return
+    known = await read(call, lambda connection: accounts.personal(connection, viewer.name))
+    if known is not None:
+        return
+
+    def make() -> None:
+        with platform.database.transaction() as connection:
+            accounting.ensure_personal(connection, platform.settings, viewer.name, utc_now())
+
+    await platform.in_database_thread(make)

@@ -12,7 +12,13 @@ from dcloud_spawner.errors import NotAllowed, NotFound
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.store import accounts
 from dcloud_spawner.store.accounts import Account, Budget, Member, Role
-from hub_services.web.api.access import Seen, manage_account, read, see_account
+from hub_services.web.api.access import (
+    Seen,
+    have_own_account,
+    manage_account,
+    read,
+    see_account,
+)
 from hub_services.web.api.idempotency import key_of
 from hub_services.web.api.ledger import entry_view
 from hub_services.web.api.ledger_models import (
@@ -76,23 +82,6 @@ async def get_account(call: Call[Nothing, Nothing]) -> AccountDetailView:
         return _detail(connection, call.viewer, call.path["id"])
 
     return await read(call, reading)
-
-
-async def have_own_account(call: Call[Any, Any]) -> None:
-    """See to it that the caller has an account: the first look at it makes it, with what the
-    settings give to everybody. A service has none."""
-    platform, viewer = call.service.platform, call.viewer
-    if not viewer.person:
-        return
-    known = await read(call, lambda connection: accounts.personal(connection, viewer.name))
-    if known is not None:
-        return
-
-    def make() -> None:
-        with platform.database.transaction() as connection:
-            accounting.ensure_personal(connection, platform.settings, viewer.name, utc_now())
-
-    await platform.in_database_thread(make)
 
 
 def _is_wanted(account: Account, query: AccountsPage) -> bool:

@@ -8,7 +8,7 @@ from dcloud_spawner import transfers
 from dcloud_spawner.errors import NotFound
 from dcloud_spawner.store import entries
 from dcloud_spawner.store.entries import Entry, Kind
-from hub_services.web.api.access import own_account, read, see_account
+from hub_services.web.api.access import have_own_account, own_account, read, see_account
 from hub_services.web.api.idempotency import key_of
 from hub_services.web.api.ledger_models import EntriesView, EntryView, LedgerPage, RefundBody
 from hub_services.web.api.operation import Call, Nothing
@@ -21,6 +21,8 @@ async def list_entries(call: Call[LedgerPage, Nothing]) -> EntriesView:
     project its members see their own sessions, its owners everything."""
     query, viewer = call.query, call.viewer
     before = cursor_number(query.cursor) if query.cursor else None
+    if not query.account:
+        await have_own_account(call)
 
     def reading(connection: Connection) -> list[Entry]:
         if query.account:

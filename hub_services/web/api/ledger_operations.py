@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
-from hub_services.web.api import accounts, grants, ledger, rates, usage
+from hub_services.web.api import accounts, grants, ledger, measures, rates, usage
 from hub_services.web.api import ledger_models as models
 from hub_services.web.api import usage_models as use
 from hub_services.web.api.models import Page
@@ -59,6 +59,13 @@ LEDGER_OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
     read("usage", "What was used", usage.usage, use.UsagePage, use.UsageView),
     read("usage/sessions", "Sessions", usage.list_sessions, use.SessionsPage, use.SessionsView),
     read("usage/sessions/{id}", "One session", usage.get_session, Nothing, use.SessionDetailView),
+    read(
+        "usage/sessions/{id}/measures",
+        "Measures of a session",
+        measures.get_measures,
+        use.MeasuresQuery,
+        use.MeasuresView,
+    ),
     read("ledger", "Entries", ledger.list_entries, models.LedgerPage, models.EntriesView),
     change(
         "POST",

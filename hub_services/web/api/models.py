@@ -154,6 +154,12 @@ class WorkloadView(View):
     expected_from: datetime | None
     expected_to: datetime | None
     latest_start_at: datetime | None
+    account: str | None = Field(description="Id of the account that pays.")
+    blocked: str = Field(
+        description="What a limit or a budget has against its start: limit:NAME or budget. Empty: "
+        "nothing. It has no place then and starts by itself once nothing is against it."
+    )
+    blocked_reason: str
     on_hold: bool
     hold_reason: str
     moved_reason: str
@@ -178,10 +184,10 @@ class WorkloadsView(View):
 class QueueRowView(View):
     """One request that waits. Others' have neither name nor id."""
 
-    place: int | None = Field(description="None while it is on hold.")
+    place: int | None = Field(description="None while it is on hold or blocked.")
     size: SizeView
     due_at: datetime
-    state: Literal["waiting", "on hold"]
+    state: Literal["waiting", "on hold", "blocked"]
     mine: bool
     workload: WorkloadView | None = Field(description="In full, where the reader may see it.")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection
 
 from dcloud_spawner.errors import NotFound
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.scheduler.schedule import GIB
-from dcloud_spawner.store import accounts, entries, meters
+from dcloud_spawner.store import accounts, entries, measures, meters
 from dcloud_spawner.store import usage as store
+from dcloud_spawner.store.measures import SessionMeasures
 from dcloud_spawner.store.usage import By, Group, Session, Use, Wanted
 from hub_services.web.api.access import may_see_session, read, scope_of, see_account
 from hub_services.web.api.ledger import entry_view
@@ -83,8 +85,12 @@ async def list_sessions(call: Call[SessionsPage, Nothing]) -> SessionsView:
         )
         shown = found[: query.limit]
         names = accounts.names_of(connection, {each.meter.account for each in shown})
+        measured = measures.of_sessions(connection, [each.workload.id for each in shown])
         return SessionsView(
-            items=tuple(session_view(each, names[each.meter.account]) for each in shown),
+            items=tuple(
+                session_view(each, names[each.meter.account], measured.get(each.workload.id))
+                for each in shown
+            ),
             next_cursor=str(shown[-1].workload.sequence) if len(found) > len(shown) else None,
         )
 
@@ -97,8 +103,9 @@ async def get_session(call: Call[Nothing, Nothing]) -> SessionDetailView:
     def reading(connection: Connection) -> SessionDetailView:
         found = find_session(connection, call)
         name = accounts.get(connection, found.meter.account).shown_name
+        measured = measures.of_session(connection, found.workload.id)
         return SessionDetailView(
-            **session_view(found, name).model_dump(),
+            **session_view(found, name, measured).model_dump(),
             spans=tuple(
                 SpanView(
                     begins_at=span.begins_at,
@@ -117,7 +124,7 @@ async def get_session(call: Call[Nothing, Nothing]) -> SessionDetailView:
     return await read(call, reading)
 
 
-def find_session(connection: Connection, call: Call[Nothing, Nothing]) -> Session:
+def find_session(connection: Connection, call: Call[Any, Nothing]) -> Session:
     """A session that the caller may see; NotFound for others'."""
     found = store.find_session(connection, call.path["id"])
     if found is None or not may_see_session(connection, call.viewer, found):
@@ -152,7 +159,9 @@ def _group_view(group: Group, account_name: str | None) -> UseGroupView:
     )
 
 
-def session_view(found: Session, account_name: str) -> SessionView:
+def session_view(
+    found: Session, account_name: str, measured: SessionMeasures | None
+) -> SessionView:
     """One session."""
     workload, meter = found.workload, found.meter
     held = max(0, meter.held_microcredits - meter.charged_microcredits)
@@ -182,6 +191,8 @@ def session_view(found: Session, account_name: str) -> SessionView:
         cpu_microseconds=meter.cpu_microseconds,
         memory_gib_microseconds=meter.memory_gib_microseconds,
         free_microseconds=meter.free_microseconds,
+        gpu_utilisation_percent=measured.gpu_utilisation_percent if measured else None,
+        energy_kwh=measured.energy_kwh if measured else None,
     )
 
 

@@ -131,6 +131,8 @@ class SessionView(View):
     cpu_microseconds: int
     memory_gib_microseconds: int
     free_microseconds: int = Field(description="Time that cost nothing: a fault of the platform.")
+    gpu_utilisation_percent: float | None = Field(description="Mean; none: not measured.")
+    energy_kwh: float | None = Field(description="Of its GPUs; none: not measured.")
 
 
 class SessionsView(View):
@@ -161,9 +163,41 @@ class MeasuresQuery(Wire):
     """Which part of a session's measures, and how fine."""
 
     since: Moment | None = Field(None, description="None: from its beginning.")
-    until: Moment | None = Field(None, description="None: until now.")
+    until: Moment | None = Field(None, description="None: until its end, or now.")
+    seconds: Literal["", "10", "60", "3600"] = Field(
+        "", description="Length of each point; empty: the finest that gives some 500 at most."
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         _in_order(self.since, self.until)
         return self
+
+
+class MeasureView(View):
+    """What was measured in one piece of time: means, where nothing else is said. None: nobody
+    could read it, which is not zero. GPU figures are those of all its GPUs together, but for the
+    utilisation, which is their mean."""
+
+    at: datetime = Field(description="Its beginning.")
+    gpus: int = Field(description="The most that it held.")
+    gpu_utilisation_percent: float | None
+    gpu_memory_bytes: int | None
+    gpu_power_milliwatts: int | None
+    gpu_temperature_celsius_max: int | None
+    energy_millijoules: int | None = Field(description="Used in this piece.")
+    cpu_millicores: int | None
+    memory_bytes: int | None
+    memory_bytes_max: int | None
+    disk_bytes_max: int | None
+    network_received_bytes_per_second: int | None
+    network_sent_bytes_per_second: int | None
+
+
+class MeasuresView(View):
+    """A session's measures over time. A piece in which nothing was measured is missing. They are
+    never billed from."""
+
+    workload: str
+    seconds: int | None = Field(description="Length of each piece; none: there are none.")
+    items: tuple[MeasureView, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.live.pool import PoolState
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
@@ -83,6 +85,9 @@ def workload_view(workload: Workload, state: PoolState) -> WorkloadView:
         expected_from=workload.expected_from if waiting else None,
         expected_to=workload.expected_to if waiting else None,
         latest_start_at=workload.latest_start_at if waiting else None,
+        account=workload.account,
+        blocked=workload.blocked if waiting else "",
+        blocked_reason=workload.blocked_reason if waiting else "",
         on_hold=waiting and workload.held_at is not None,
         hold_reason=workload.held_reason if workload.held_at is not None else "",
         moved_reason=workload.moved_reason if workload.moved_at is not None else "",
@@ -106,10 +111,16 @@ def queue_row_view(
         place=place,
         size=size_view(workload),
         due_at=workload.due_at,
-        state="waiting" if place is not None else "on hold",
+        state=_queue_state(place, workload),
         mine=viewer.owns(workload.user),
         workload=workload_view(workload, state) if viewer.may_see(workload.user) else None,
     )
+
+
+def _queue_state(place: int | None, workload: Workload) -> Literal["waiting", "on hold", "blocked"]:
+    if place is not None:
+        return "waiting"
+    return "blocked" if workload.blocked and workload.held_at is None else "on hold"
 
 
 def node_view(row: NodeRow) -> NodeView:

@@ -1,0 +1,504 @@
+"""Use, entries, accounts, grants and rates by the API, behind a real hub and proxy: who sees and
+may do what, lists part by part, and nothing twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from hub_services.web.api.operations import OPERATIONS
+from hub_services.web.api.wire_types import credits_text
+from tests.hub.ledger_lab import (
+    MEMBER,
+    MICRO,
+    OTHER,
+    OWNER,
+    STRANGER,
+    Lab,
+    balance_of,
+    everything,
+    furnish,
+    later,
+    log_head,
+    log_since,
+)
+from tests.web_stage import ADMINISTRATOR, WebStage
+
+pytestmark = pytest.mark.database
+
+REASON = "the night was lost"
+
+
+@pytest.fixture(scope="module")
+def stage(
+    tmp_path_factory: pytest.TempPathFactory, module_databases: dict[str, str]
+) -> Iterator[WebStage]:
+    """One hub for the module."""
+    with WebStage(tmp_path_factory.mktemp("ledger"), **module_databases) as running:
+        yield running
+        running.clear()
+
+
+@pytest.fixture(scope="module")
+def lab(stage: WebStage) -> Lab:
+    """The lab; tests leave its people and sessions, and look at how balances change."""
+    return furnish(stage.platform)
+
+
+@pytest.fixture(scope="module")
+def clients(stage: WebStage, lab: Lab) -> Iterator[dict[str, httpx.Client]]:
+    """A client for each person, and one for a service."""
+    with ExitStack() as stack:
+        people = (OWNER, MEMBER, OTHER, STRANGER, ADMINISTRATOR)
+        found = {name: stack.enter_context(stage.api(name)) for name in people}
+        found["service"] = stack.enter_context(stage.api(None))
+        found["service"].headers["Authorization"] = f"token {stage.token}"
+        yield found
+
+
+@pytest.fixture
+def owner(clients: dict[str, httpx.Client]) -> httpx.Client:
+    """Owns the project."""
+    return clients[OWNER]
+
+
+@pytest.fixture
+def member(clients: dict[str, httpx.Client]) -> httpx.Client:
+    """Is in the project."""
+    return clients[MEMBER]
+
+
+@pytest.fixture
+def stranger(clients: dict[str, httpx.Client]) -> httpx.Client:
+    """Has nothing to do with it."""
+    return clients[STRANGER]
+
+
+@pytest.fixture
+def admin(clients: dict[str, httpx.Client]) -> httpx.Client:
+    """May do everything."""
+    return clients[ADMINISTRATOR]
+
+
+def good(answer: httpx.Response, status: int = 200) -> Any:
+    """What a success says."""
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def refused(answer: httpx.Response, status: int, code: str = "") -> dict[str, str]:
+    """What a refusal says, in the shape that all have."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    error: dict[str, str] = answer.json()["error"]
+    assert {"code", "message", "hint"} <= error.keys() <= {"code", "message", "hint", "field"}
+    assert error["code"] and error["message"]
+    assert not code or error["code"] == code, answer.text
+    return error
+
+
+def all_of(api: httpx.Client, path: str, **query: Any) -> list[Any]:
+    """Every item of a list, two at a time; no item comes twice."""
+    items: list[Any] = []
+    cursor = ""
+    while cursor is not None:
+        page = good(api.get(path, params={**query, "limit": 2, "cursor": cursor}))
+        assert len(page["items"]) <= 2
+        items += page["items"]
+        cursor = page["next_cursor"]
+    assert len({str(item) for item in items}) == len(items)
+    return items
+
+
+# ---------------------------------------------------------------------------- who sees what
+
+
+def test_everybody_sees_their_own_accounts_and_administrators_all(
+    lab: Lab, clients: dict[str, httpx.Client]
+) -> None:
+    seen = {
+        name: {(item["name"], item["role"]) for item in all_of(api, "/accounts")}
+        for name, api in clients.items()
+    }
+    assert seen[OWNER] == {(OWNER, "owner"), ("vision", "owner")}
+    assert seen[MEMBER] == {(MEMBER, "owner"), ("vision", "member")}
+    assert seen[STRANGER] == {(STRANGER, "owner")}
+    assert seen["service"] == set()
+    assert {("vision", None), (STRANGER, None), (ADMINISTRATOR, "owner")} <= seen[ADMINISTRATOR]
+    mine = good(clients[ADMINISTRATOR].get("/accounts", params={"mine": True}))["items"]
+    assert [item["name"] for item in mine] == [ADMINISTRATOR]
+
+
+def test_the_first_look_makes_ones_own_account(stage: WebStage, lab: Lab) -> None:
+    with stage.api("newcomer") as api:
+        assert good(api.get("/ledger"))["items"] == []
+        (own,) = good(api.get("/accounts"))["items"]
+    assert (own["kind"], own["name"], own["role"]) == ("user", "newcomer", "owner")
+    assert own["balance"] == {"microcredits": 0, "credits": "0.00"}
+
+
+def test_a_member_sees_the_balance_of_a_project_but_not_its_people(
+    lab: Lab, owner: httpx.Client, member: httpx.Client
+) -> None:
+    seen = good(member.get(f"/accounts/{lab.project}"))
+    full = good(owner.get(f"/accounts/{lab.project}"))
+    assert seen["balance"] == full["balance"]
+    assert [person["user"] for person in full["members"]] == [OWNER, OTHER, MEMBER]
+    assert [person["user"] for person in seen["members"]] == [OWNER, MEMBER]
+
+
+def test_use_is_seen_by_who_used_it_and_who_owns_what_paid(
+    lab: Lab, clients: dict[str, httpx.Client]
+) -> None:
+    query = {"group_by": "user,account", "since": later(hours=-30)}
+    seen = {
+        name: {
+            (item["user"], item["account_name"]): item["use"]["gpu_hours"]
+            for item in all_of(api, "/usage", **query)
+        }
+        for name, api in clients.items()
+    }
+    title = "Vision and language"
+    assert seen[OWNER] == {(MEMBER, title): 6, (OTHER, title): 1}
+    assert seen[MEMBER] == {(MEMBER, title): 6, (MEMBER, MEMBER): 2}
+    assert seen[STRANGER] == seen["service"] == {}
+    assert seen[ADMINISTRATOR] == {(MEMBER, title): 6, (OTHER, title): 1, (MEMBER, MEMBER): 2}
+
+
+def test_sums_add_up_whatever_they_are_for(lab: Lab, owner: httpx.Client) -> None:
+    total = None
+    for groups in ("hour", "day", "month", "user", "gpu_model", "account", "day,user"):
+        page = good(owner.get("/usage", params={"group_by": groups, "limit": 500}))
+        cost = sum(item["use"]["cost"]["microcredits"] for item in page["items"])
+        assert cost == page["total"]["cost"]["microcredits"], groups
+        assert total in (None, cost)
+        total = cost
+    assert total == 7 * MICRO
+    assert {item["gpu_model"] for item in page["items"]} == {None}
+
+
+def test_sessions_are_seen_by_who_ran_them_and_who_owns_what_paid(
+    lab: Lab, clients: dict[str, httpx.Client]
+) -> None:
+    for name, expected in {
+        OWNER: [lab.maxs.id, lab.mias.id],
+        MEMBER: [lab.alone.id, lab.mias.id],
+        OTHER: [lab.maxs.id],
+        STRANGER: [],
+        "service": [],
+        ADMINISTRATOR: [lab.alone.id, lab.maxs.id, lab.mias.id],
+    }.items():
+        api = clients[name]
+        assert [item["id"] for item in all_of(api, "/usage/sessions")] == expected, name
+        for workload in (lab.mias, lab.maxs, lab.alone):
+            answer = api.get(f"/usage/sessions/{workload.id}")
+            if workload.id in expected:
+                assert good(answer)["id"] == workload.id
+            else:
+                refused(answer, 404, "not_found")
+
+
+def test_a_session_says_what_it_held_and_what_each_entry_charged(
+    lab: Lab, member: httpx.Client
+) -> None:
+    found = good(member.get(f"/usage/sessions/{lab.mias.id}"))
+    assert found["cost"] == {"microcredits": 6 * MICRO, "credits": "6.00"}
+    assert (found["gpu_hours"], found["account_name"]) == (6, "Vision and language")
+    assert [span["gpu_models"] for span in found["spans"]] == [{"A100": 2}]
+    assert sum(entry["amount"]["microcredits"] for entry in found["entries"]) == -6 * MICRO
+    assert found["entries"][0]["rates"]["gpu:A100"] == MICRO
+    assert "key" not in found["entries"][0]
+
+
+def test_of_a_projects_entries_a_member_sees_their_own_and_an_owner_all(
+    lab: Lab, clients: dict[str, httpx.Client]
+) -> None:
+    def charged(name: str) -> set[str]:
+        items = all_of(clients[name], "/ledger", account=lab.project, kind="charge")
+        return {item["workload"] for item in items}
+
+    assert charged(MEMBER) == {lab.mias.id}
+    assert charged(OTHER) == {lab.maxs.id}
+    assert charged(OWNER) == charged(ADMINISTRATOR) == {lab.mias.id, lab.maxs.id}
+    assert all_of(clients[MEMBER], "/ledger", account=lab.project, kind="grant") == []
+    own = all_of(clients[MEMBER], "/ledger")
+    assert {item["account"] for item in own} == {lab.own}
+    refused(clients["service"].get("/ledger"), 404)
+
+
+def test_entries_add_up_to_the_balance(lab: Lab, owner: httpx.Client) -> None:
+    items = all_of(owner, "/ledger", account=lab.project)
+    assert [item["id"] for item in items] == sorted((i["id"] for i in items), reverse=True)
+    total = sum(item["amount"]["microcredits"] for item in items)
+    assert total == items[0]["balance_after"]["microcredits"]
+    assert total == balance_of(owner, lab.project)
+
+
+def test_entries_of_a_time_are_those_that_were_written_in_it(lab: Lab, owner: httpx.Client) -> None:
+    past = {"account": lab.project, "until": later(hours=-1)}
+    assert good(owner.get("/ledger", params=past))["items"] == []
+    now = {"account": lab.project, "since": later(hours=-1), "until": later(hours=1)}
+    assert good(owner.get("/ledger", params=now))["items"]
+
+
+def test_what_is_anothers_is_not_there(
+    stage: WebStage, lab: Lab, stranger: httpx.Client, member: httpx.Client
+) -> None:
+    before = everything(stage.platform)
+    money = {"microcredits": 1, "reason": REASON, "to_account": lab.foreign}
+    for identifier in (lab.project, lab.own, "0" * 32):
+        for method, path, body in (
+            ("GET", f"/accounts/{identifier}", None),
+            ("PATCH", f"/accounts/{identifier}", {"title": "Mine"}),
+            ("PUT", f"/accounts/{identifier}/members/{STRANGER}", {"role": "owner"}),
+            ("DELETE", f"/accounts/{identifier}/members/{MEMBER}", None),
+            ("GET", f"/accounts/{identifier}/grants", None),
+            ("POST", f"/accounts/{identifier}/transfer", money),
+            ("GET", f"/ledger?account={identifier}", None),
+            ("GET", f"/usage?account={identifier}", None),
+            ("GET", f"/usage/sessions?account={identifier}", None),
+        ):
+            answer = stranger.request(method, path, json=body)
+            error = refused(answer, 404, "not_found")
+            assert error["message"] == "You have no account of that id.", path
+    assert good(stranger.get("/usage", params={"user": MEMBER}))["items"] == []
+    assert good(stranger.get("/usage/sessions", params={"user": MEMBER}))["items"] == []
+    refused(member.get(f"/accounts/{lab.foreign}"), 404)
+    assert everything(stage.platform) == before
+
+
+def test_a_member_may_not_do_what_is_the_owners(
+    stage: WebStage, lab: Lab, member: httpx.Client
+) -> None:
+    before = everything(stage.platform)
+    path = f"/accounts/{lab.project}"
+    refused(member.patch(path, json={"title": "Ours"}), 403, "not_allowed")
+    refused(member.put(f"{path}/members/{STRANGER}", json={}), 403)
+    refused(member.delete(f"{path}/members/{OTHER}"), 403)
+    refused(member.get(f"{path}/grants"), 403)
+    money = {"microcredits": 1, "reason": REASON, "to_account": lab.own}
+    refused(member.post(f"{path}/transfer", json=money), 403)
+    assert everything(stage.platform) == before
+
+
+def test_users_may_do_nothing_that_is_the_administrators(
+    stage: WebStage, lab: Lab, clients: dict[str, httpx.Client]
+) -> None:
+    before = everything(stage.platform)
+    for operation in OPERATIONS:
+        if operation.administrators:
+            path = "/" + re.sub(r"\{\w+\}", lab.project, operation.path)
+            for name in (OWNER, STRANGER, "service"):
+                answer = clients[name].request(operation.method, path, json={"reason": REASON})
+                refused(answer, 403, "not_allowed")
+    assert everything(stage.platform) == before
+
+
+def test_a_narrow_token_of_an_administrator_sees_only_what_is_their_own(
+    stage: WebStage, lab: Lab
+) -> None:
+    scopes = ["access:services!service=dcloud", "read:users!user"]
+    with stage.api(ADMINISTRATOR, scopes=scopes) as api:
+        assert [item["name"] for item in good(api.get("/accounts"))["items"]] == [ADMINISTRATOR]
+        refused(api.get(f"/accounts/{lab.project}"), 404)
+        refused(api.post(f"/accounts/{lab.project}/adjust", json={}), 403)
+
+
+def test_owners_change_the_title_and_administrators_the_budget(
+    lab: Lab, owner: httpx.Client, member: httpx.Client, admin: httpx.Client
+) -> None:
+    path = f"/accounts/{lab.project}"
+    assert refused(owner.patch(path, json={"budget": "none"}), 403)["field"] == "budget"
+    assert refused(owner.patch(path, json={"closed": True}), 403)["field"] == "closed"
+    assert refused(member.patch(f"/accounts/{lab.own}", json={"title": "x"}), 403)
+    assert good(owner.patch(path, json={"title": "Vision"}))["title"] == "Vision"
+    changed = good(admin.patch(path, json={"budget": "soft", "title": "Vision and language"}))
+    assert (changed["budget"], changed["title"]) == ("soft", "Vision and language")
+
+
+def test_owners_put_people_in_and_out_and_one_owner_stays(
+    lab: Lab, owner: httpx.Client, stranger: httpx.Client
+) -> None:
+    path = f"/accounts/{lab.project}/members"
+    good(owner.put(f"{path}/{STRANGER}", json={"role": "owner"}))
+    assert good(stranger.get(f"/accounts/{lab.project}"))["role"] == "owner"
+    assert [item["id"] for item in all_of(stranger, "/usage/sessions")] == [
+        lab.maxs.id,
+        lab.mias.id,
+    ]
+    good(stranger.delete(f"{path}/{STRANGER}"))
+    refused(stranger.get(f"/accounts/{lab.project}"), 404)
+    refused(owner.delete(f"{path}/{STRANGER}"), 404)
+    refused(owner.delete(f"{path}/{OWNER}"), 409, "last_owner")
+    refused(owner.put(f"{path}/{OWNER}", json={"role": "member"}), 409, "last_owner")
+
+
+# ---------------------------------------------------------------------------- moving credits
+
+
+def test_amounts_are_written_exactly() -> None:
+    written = {0: "0.00", 1: "0.000001", -5_200_000: "-5.20", 10**15: "1000000000.00"}
+    written |= {1_234_567: "1.234567", -999_999: "-0.999999", 10: "0.00001"}
+    assert {value: credits_text(value) for value in written} == written
+
+
+def test_a_transfer_is_two_entries_and_one_line_on_the_log(
+    stage: WebStage, lab: Lab, owner: httpx.Client, admin: httpx.Client
+) -> None:
+    before = balance_of(owner, lab.project), balance_of(admin, lab.own)
+    head = log_head(stage.platform)
+    body = {"microcredits": 1_500_001, "reason": REASON, "to_user": MEMBER}
+    sent = good(owner.post(f"/accounts/{lab.project}/transfer", json=body), 201)
+    assert sent["amount"] == {"microcredits": -1_500_001, "credits": "-1.500001"}
+    assert (sent["other_account"], sent["actor"], sent["reason"]) == (lab.own, OWNER, REASON)
+    after = balance_of(owner, lab.project), balance_of(admin, lab.own)
+    assert after == (before[0] - 1_500_001, before[1] + 1_500_001)
+    assert log_since(stage.platform, head) == ["ledger.transfer"]
+
+
+def test_credits_go_only_to_accounts_that_one_can_know_of(
+    stage: WebStage, lab: Lab, owner: httpx.Client
+) -> None:
+    before = everything(stage.platform)
+    path = f"/accounts/{lab.project}/transfer"
+    for target in (
+        {"to_account": lab.foreign},
+        {"to_account": "f" * 32},
+        {"to_user": STRANGER},
+        {"to_user": "nobody-at-all"},
+        {"to_project": "no-such-project"},
+    ):
+        error = refused(owner.post(path, json={"microcredits": 1, "reason": REASON, **target}), 404)
+        assert error["message"] == "You cannot see the account that is to get the credits."
+    assert everything(stage.platform) == before
+
+
+def test_nobody_gives_more_than_there_is(lab: Lab, owner: httpx.Client) -> None:
+    body = {"microcredits": 101 * MICRO, "reason": REASON, "to_user": MEMBER}
+    refused(owner.post(f"/accounts/{lab.project}/transfer", json=body), 409, "not_enough_credits")
+
+
+def test_a_refund_gives_back_a_part_and_then_the_rest_and_never_more(
+    lab: Lab, admin: httpx.Client, owner: httpx.Client
+) -> None:
+    (charge,) = all_of(owner, "/ledger", account=lab.project, kind="charge")[:1]
+    before, path = balance_of(owner, lab.project), f"/ledger/{charge['id']}/refund"
+    part = good(admin.post(path, json={"reason": REASON, "microcredits": 1}), 201)
+    assert (part["amount"]["microcredits"], part["refund_of"]) == (1, charge["id"])
+    rest = good(admin.post(path, json={"reason": REASON}), 201)
+    assert 1 + rest["amount"]["microcredits"] == -charge["amount"]["microcredits"]
+    refused(admin.post(path, json={"reason": REASON}), 409, "refunded_already")
+    refused(admin.post(f"/ledger/{rest['id']}/refund", json={"reason": REASON}), 409)
+    assert balance_of(owner, lab.project) == before - charge["amount"]["microcredits"]
+
+
+def test_grants_are_given_listed_and_ended(
+    lab: Lab, admin: httpx.Client, stranger: httpx.Client
+) -> None:
+    path = f"/accounts/{lab.foreign}/grants"
+    before = balance_of(stranger, lab.foreign)
+    body = {"microcredits": 5 * MICRO, "every": "month", "reason": "for the thesis"}
+    made = good(admin.post(path, json={**body, "ends_at": later(days=90)}), 201)
+    assert (made["given"], made["created_by"]) == (1, ADMINISTRATOR)
+    assert balance_of(stranger, lab.foreign) == before + 5 * MICRO
+    assert [item["id"] for item in all_of(stranger, path)] == [made["id"]]
+    refused(admin.delete(f"/accounts/{lab.project}/grants/{made['id']}"), 404)
+    assert good(admin.delete(f"{path}/{made['id']}"))["next_at"] is None
+    refused(admin.delete(f"{path}/{made['id']}"), 409, "grant_over")
+    assert balance_of(stranger, lab.foreign) == before + 5 * MICRO
+
+
+def test_a_rate_holds_from_its_time_and_the_past_costs_what_it_did(
+    lab: Lab, admin: httpx.Client, member: httpx.Client
+) -> None:
+    before = good(member.get(f"/usage/sessions/{lab.mias.id}"))["cost"]
+    body = {"resource": "gpu", "gpu_model": "A100", "microcredits": 2 * MICRO}
+    made = good(admin.post("/rates", json={**body, "valid_from": later(days=1)}), 201)
+    today = good(member.get("/rates", params={"at": later()}))["items"]
+    assert {(item["resource"], item["id"]) for item in today if item["resource"] == "gpu"} == {
+        ("gpu", None)
+    }
+    to_come = good(member.get("/rates", params={"at": later(days=2), "resource": "gpu"}))
+    assert {item["id"] for item in to_come["items"]} == {None, made["id"]}
+    everywhere = all_of(member, "/rates")
+    assert [item["resource"] for item in everywhere if item["id"] is None] == [
+        "gpu",
+        "cpu_core",
+        "memory_gib",
+        "storage_gib_month",
+    ]
+    assert good(member.get(f"/usage/sessions/{lab.mias.id}"))["cost"] == before
+
+
+def test_a_project_is_made_with_its_owners(admin: httpx.Client, stranger: httpx.Client) -> None:
+    body = {"name": "robots", "title": "Röbots 🤖", "budget": "hard", "owners": [STRANGER]}
+    made = good(admin.post("/accounts", json=body), 201)
+    assert (made["title"], made["budget"], made["role"]) == ("Röbots 🤖", "hard", None)
+    assert good(stranger.get(f"/accounts/{made['id']}"))["role"] == "owner"
+    refused(admin.post("/accounts", json=body), 409)
+    good(admin.patch(f"/accounts/{made['id']}", json={"closed": True}))
+    money = {"microcredits": 1, "reason": REASON, "to_project": "robots"}
+    own = good(stranger.get("/accounts", params={"kind": "user"}))["items"][0]["id"]
+    refused(stranger.post(f"/accounts/{own}/transfer", json=money), 409, "account_closed")
+
+
+# ---------------------------------------------------------------------------- nothing twice
+
+
+@pytest.mark.parametrize("act", ["adjust", "transfer", "grants", "refund"])
+def test_a_request_that_is_sent_again_by_its_key_does_nothing_twice(
+    stage: WebStage, lab: Lab, admin: httpx.Client, owner: httpx.Client, act: str
+) -> None:
+    api = owner if act == "transfer" else admin
+    body: dict[str, Any] = {"microcredits": 7, "reason": REASON}
+    path = f"/accounts/{lab.project}/{act}"
+    if act == "transfer":
+        body["to_user"] = MEMBER
+    if act == "refund":
+        charges = all_of(owner, "/ledger", account=lab.project, kind="charge")
+        path = f"/ledger/{charges[-1]['id']}/refund"
+    key = {"Idempotency-Key": f"key-{act}"}
+    before = balance_of(owner, lab.project)
+    first = good(api.post(path, json=body, headers=key), 201)
+    changed = balance_of(owner, lab.project)
+    assert abs(changed - before) == 7
+    rows = everything(stage.platform)
+    for _ in range(3):
+        assert good(api.post(path, json=body, headers=key), 201) == first
+    refused(api.post(path, json={**body, "microcredits": 8}, headers=key), 409, "key_used")
+    assert everything(stage.platform) == rows
+    other = {"Idempotency-Key": f"another-{act}"}
+    assert good(api.post(path, json=body, headers=other), 201)["id"] != first["id"]
+
+
+def test_keys_are_each_callers_own(lab: Lab, owner: httpx.Client, member: httpx.Client) -> None:
+    key = {"Idempotency-Key": "the-same"}
+    body = {"microcredits": 3, "reason": REASON, "to_user": MEMBER}
+    first = good(owner.post(f"/accounts/{lab.project}/transfer", json=body, headers=key), 201)
+    body = {"microcredits": 3, "reason": REASON, "to_account": lab.project}
+    second = good(member.post(f"/accounts/{lab.own}/transfer", json=body, headers=key), 201)
+    assert first["id"] != second["id"]
+
+
+def test_acts_are_on_the_log_with_their_person_and_address(
+    stage: WebStage, lab: Lab, admin: httpx.Client
+) -> None:
+    head = log_head(stage.platform)
+    good(
+        admin.post(f"/accounts/{lab.own}/adjust", json={"microcredits": -1, "reason": REASON}), 201
+    )
+    good(admin.patch(f"/accounts/{lab.project}", json={"budget": "hard"}))
+    good(admin.put(f"/accounts/{lab.project}/members/guest", json={}))
+    good(admin.delete(f"/accounts/{lab.project}/members/guest"))
+    assert log_since(stage.platform, head) == [
+        "ledger.adjust",
+        "account.change",
+        "account.member",
+        "account.member",
+    ]
