@@ -18,8 +18,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from dcloud_spawner import accounting, charging
+from dcloud_spawner.budget_gate import place_in_line, refuse_unpayable
 from dcloud_spawner.engines.base import ContainerFacts
 from dcloud_spawner.errors import Conflict, EngineError, InvalidChoice
+from dcloud_spawner.limit_check import refuse_beyond_limits
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.queueing import count_use, with_due
@@ -28,7 +30,7 @@ from dcloud_spawner.scheduler.admission import impossible
 from dcloud_spawner.scheduler.schedule import read_hardware
 from dcloud_spawner.scheduler.snapshot import Request
 from dcloud_spawner.scheduler.verdicts import look_at
-from dcloud_spawner.store import events, homes, leases, workloads
+from dcloud_spawner.store import events, homes, leases, people, workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.homes import Home
 from dcloud_spawner.store.schema import State
@@ -55,16 +57,18 @@ def submit(
     actor: Actor,
     *,
     groups: Collection[str] = (),
+    administrator: bool = False,
     keeps_place_for: str | None = None,
 ) -> Workload:
     """Put a valid choice into the queue, or refuse it for ever.
 
-    ``groups`` are the user's, as they are now: they decide the tier, the weight, and which
-    advance reservation it may draw on. ``keeps_place_for`` is the waiting workload beside which
+    ``groups`` are the user's, as they are now, and so is ``administrator``: they decide the role
+    and its limits, the tier, the weight, and which advance reservation it may draw on. ``keeps_place_for`` is the waiting workload beside which
     this one is to work. When it is due is decided here, once.
 
     Raises InvalidChoice when no node could ever hold it, NotFound or NotAllowed for a project that
-    may not pay for this user, Conflict when this server already has a
+    may not pay for this user or cannot pay for this, NotAllowed for what the user's limits never
+    allow, Conflict when this server already has a
     workload that has not ended. Nothing is written then.
     """
     now = utc_now()
@@ -89,13 +93,17 @@ def submit(
             raise Conflict(
                 "This server already runs or waits.", hint="Stop it or leave the queue first."
             )
+        people.note(connection, user, groups, administrator, now)
+        refuse_beyond_limits(connection, platform.settings, new, now)
         payer = accounting.payer(connection, platform.settings, user, choice.account, now)
         new = replace(new, account=payer.id)
         new = with_due(connection, platform, new, groups, now)
         new = replace(new, reservation=reservation_for(connection, new, groups, now))
+        refuse_unpayable(connection, payer, new, platform.hold_rule, now)
         workload = workloads.insert(connection, new, now)
-        if look_at(connection, platform.gates, workload.id, now):
-            workload = workloads.get(connection, workload.id)
+        place_in_line(connection, (payer,), platform.hold_rule, now)
+        look_at(connection, platform.gates, workload.id, now)
+        workload = workloads.get(connection, workload.id)
         events.note(
             connection,
             actor,

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import ParamSpec, TypeVar
 
+from sqlalchemy import Connection
+
 from dcloud_spawner import charging
+from dcloud_spawner.budget_gate import BudgetGate, rule_of, set_aside
 from dcloud_spawner.engines.base import Engine
 from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.profiles import ProfileBook
@@ -25,6 +29,7 @@ from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import events, leases, nodes
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.queue import LAST_TIER
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,11 +67,12 @@ class Platform:
             tiers=settings.tiers,
         )
         self.preemption = Preemption(
-            preemptible=frozenset(settings.preemptible_tiers),
-            factors=settings.tiers,
+            preemptible=frozenset((*settings.preemptible_tiers, LAST_TIER)),
+            factors={**settings.tiers, LAST_TIER: math.inf},
             notice_seconds=settings.preemption_notice_seconds,
         )
-        self.gates: list[GateMaker] = []
+        self.hold_rule = rule_of(settings)
+        self.gates: list[GateMaker] = [self._budget_gate]
         """What a start has to pass besides fitting: limits of people, budgets."""
         self.half_life_seconds = settings.share_half_life_days * 86400
         """After so long, what somebody had of the pool counts half."""
@@ -106,7 +112,14 @@ class Platform:
             unused_after=timedelta(minutes=self.settings.reservation_unused_minutes),
             preemption=self.preemption,
             gates=self.gates,
+            set_aside=self._set_aside,
         )
+
+    def _budget_gate(self, connection: Connection, now: datetime) -> BudgetGate:
+        return BudgetGate(connection, now, self.hold_rule)
+
+    def _set_aside(self, connection: Connection, admitted: Sequence[str], now: datetime) -> None:
+        set_aside(connection, admitted, self.hold_rule, now)
 
     def _notify(self, admitted: Sequence[str]) -> None:
         if admitted:

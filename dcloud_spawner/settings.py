@@ -180,6 +180,11 @@ class Settings(BaseSettings):
     personal_grant_carry_over: bool = Field(
         False, description="Whether what is left of a week or month is kept for the next."
     )
+    budget_hold: Literal["hour", "asked"] = Field(
+        "hour",
+        description="What a start sets aside of its account's credits: what its first hour costs, "
+        "or all of the time asked for.",
+    )
     meter_seconds: float = Field(
         60.0, gt=0, description="Period in which running servers are charged."
     )

@@ -19,7 +19,7 @@ from dcloud_spawner.scheduler.reasons import BOOKED, KEPT
 from dcloud_spawner.scheduler.snapshot import Holding, Placement, Shape, Snapshot
 from dcloud_spawner.store import events, leases, meters, queue, reservations, workloads
 from dcloud_spawner.store.events import Actor, Line
-from dcloud_spawner.store.queue import Admission
+from dcloud_spawner.store.queue import LAST_TIER, Admission
 from dcloud_spawner.store.workloads import PREEMPTED
 
 SCHEDULER = Actor("scheduler")
@@ -125,8 +125,11 @@ def give_notices(
         return
     lines = []
     at = now + timedelta(seconds=rule.notice_seconds)
+    last = {running.id for running in occupancy.running if running.tier == LAST_TIER}
     for identifier in sorted(chosen - before):
         detail = f"A request of the tier {plan.kept[0].tier} needs its place."
+        if identifier in last:
+            detail = "Its account has no credits left, and somebody else needs its place."
         workloads.set_values(
             connection, identifier, notice_at=at, notice_reason=PREEMPTED, notice_detail=detail
         )

@@ -19,7 +19,7 @@ from dcloud_spawner.scheduler.snapshot import (
 )
 from dcloud_spawner.store import leases, nodes, queue, reservations
 from dcloud_spawner.store.nodes import Unit
-from dcloud_spawner.store.queue import Held, Waiting
+from dcloud_spawner.store.queue import LAST_LATER, LAST_TIER, Held, Waiting
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 
@@ -176,9 +176,9 @@ def request_of(row: Waiting) -> Request:
         row.memory_bytes,
         row.cpu_millicores,
         row.limit_seconds,
-        row.due_at - row.slack_seconds - row.fair_seconds,
+        row.due_at - row.slack_seconds - row.fair_seconds - row.last * LAST_LATER.total_seconds(),
         row.due_at,
-        row.tier,
+        LAST_TIER if row.last else row.tier,
         held=row.held,
         moved_at=row.moved_at,
     )
@@ -197,14 +197,20 @@ def as_request(workload: Workload) -> Request:
         workload.limit_seconds,
         workload.submitted_at.timestamp(),
         workload.due_at.timestamp(),
-        workload.tier,
+        LAST_TIER if waits_last(workload) else workload.tier,
         held=workload.held_at is not None or bool(workload.blocked),
         moved_at=workload.moved_at.timestamp() if workload.moved_at else None,
     )
 
 
+def waits_last(workload: Workload) -> bool:
+    """Whether it waits behind everybody, because its account cannot pay for it."""
+    return workload.due_at - workload.submitted_at >= LAST_LATER
+
+
 def ends_at(workload: Workload, now: datetime) -> datetime | None:
-    """When a workload ends at the latest: at its limit, or earlier where it was told so.
+    """When a workload ends at the latest: at its limit, earlier where it was told so, or when the
+    credits of its account are used up.
 
     The one place that says so, for the plan, the pages and whoever stops it. A limit counts from
     admission, for then its place is taken: a plan that is made at that moment stays true however
@@ -215,14 +221,15 @@ def ends_at(workload: Workload, now: datetime) -> datetime | None:
     if workload.admitted_at is None:
         return None
     end = workload.admitted_at + timedelta(seconds=workload.limit_seconds)
-    return end if workload.notice_at is None else min(end, workload.notice_at)
+    told = (workload.notice_at, workload.budget_ends_at)
+    return min((end, *(at for at in told if at is not None)))
 
 
 def _holding(row: Held, accelerators: tuple[str, ...], now: float) -> Holding:
     """As :func:`ends_at` has it."""
     end = now if row.stopping else row.admitted_at + row.limit_seconds
-    if row.notice_at is not None:
-        end = min(end, row.notice_at)
+    if not row.stopping:
+        end = min((end, *(at for at in (row.notice_at, row.budget_ends_at) if at is not None)))
     return Holding(
         row.id,
         row.user,

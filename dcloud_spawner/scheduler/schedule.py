@@ -46,11 +46,13 @@ def schedule(
     unused_after: timedelta = timedelta(minutes=15),
     preemption: Preemption = Preemption(),  # noqa: B008 (it is frozen)
     gates: Sequence[GateMaker] = (),
+    set_aside: Callable[[Connection, Sequence[str], datetime], None] = lambda *admitted: None,
 ) -> Plan:
     """Run a pass and return its plan. Raises only if the database does; then nothing changed.
 
     ``unused_after`` is how long an advance reservation waits for the first of its people;
-    ``gates`` are what a start has to pass besides fitting.
+    ``gates`` are what a start has to pass besides fitting; ``set_aside`` holds what those who
+    start will cost.
     """
     with _no_collections(), database.transaction() as connection:
         # 1. snapshot: nodes, accelerators, open leases, reservations, queue
@@ -64,6 +66,7 @@ def schedule(
         snapshot, occupancy, plan = _decide(connection, pool, names, gates, now)
         # 5. commit: leases, states and reasons in this one transaction
         commit(connection, snapshot, plan, names, now)
+        set_aside(connection, [start.request.id for start in plan.starts], now)
         give_notices(connection, snapshot, plan, occupancy, preemption, now)
     # 6. after commit: notify
     notify([start.request.id for start in plan.starts])

@@ -8,7 +8,7 @@ pass. So of each class it reads as many as could start at most, and one more.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -18,6 +18,8 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
+    case,
+    exists,
     func,
     or_,
     select,
@@ -25,10 +27,20 @@ from sqlalchemy import (
     update,
 )
 
+from dcloud_spawner.store.ledger_schema import accounts
 from dcloud_spawner.store.schema import HOLDING, State, workloads
 from dcloud_spawner.store.workloads import RESERVATION_ENDS
 
 _rows = workloads.c
+
+
+LAST_TIER = "last"
+"""Below every tier: of what an account without credits pays for, whose budget is soft."""
+
+LAST_LATER = timedelta(days=36525)
+"""So much later is due who waits last in line."""
+
+_LAST_FROM = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
 class Waiting(NamedTuple):
@@ -51,6 +63,11 @@ class Waiting(NamedTuple):
     reservation: str | None
     account: str | None = None
     server_name: str = ""
+
+    @property
+    def last(self) -> bool:
+        """Whether it waits behind everybody, because its account cannot pay for it."""
+        return self.due_at >= _LAST_FROM
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -80,6 +97,7 @@ class Held(NamedTuple):
     stopping: bool
     admitted_at: float
     notice_at: float | None
+    budget_ends_at: float | None
 
 
 class Admission(NamedTuple):
@@ -261,6 +279,34 @@ def members(connection: Connection) -> dict[str, set[str]]:
     return found
 
 
+def of_accounts(connection: Connection, identifiers: Collection[str]) -> list[Waiting]:
+    """Everybody who waits and for whom one of these accounts pays, blocked or not."""
+    mine = _rows.account.in_(identifiers)
+    return _waiting(connection, select(*_COLUMNS).where(_queued, mine))
+
+
+def put_last(connection: Connection, identifier: str, *, last: bool) -> None:
+    """Let a request wait behind everybody, or at the place of its due time again."""
+    row = connection.execute(
+        select(_rows.submitted_at, _rows.slack_seconds, _rows.fair_seconds).where(
+            _queued, _rows.id == identifier
+        )
+    ).one()
+    due_at = row.submitted_at + timedelta(seconds=row.slack_seconds + row.fair_seconds)
+    connection.execute(
+        update(workloads)
+        .where(_rows.id == identifier)
+        .values(due_at=due_at + LAST_LATER if last else due_at)
+    )
+
+
+_used_up = exists().where(
+    accounts.c.id == _rows.account,
+    accounts.c.budget == "soft",
+    accounts.c.balance_microcredits <= 0,
+)
+
+
 def holding(connection: Connection) -> list[Held]:
     """Everything that holds something, in the order of submission."""
     query = (
@@ -271,11 +317,12 @@ def holding(connection: Connection) -> list[Held]:
             _rows.memory_bytes,
             _rows.cpu_millicores,
             _rows.limit_seconds,
-            _rows.tier,
+            case((_used_up, LAST_TIER), else_=_rows.tier).label("tier"),
             _rows.reservation,
             (_rows.state == State.STOPPING.value).label("stopping"),
             _bare(_rows.admitted_at).label("admitted_at"),
             _bare(_rows.notice_at).label("notice_at"),
+            _bare(_rows.budget_ends_at).label("budget_ends_at"),
         )
         .where(_rows.state.in_([state.value for state in HOLDING]))
         .order_by(_rows.sequence)
@@ -284,8 +331,8 @@ def holding(connection: Connection) -> list[Held]:
 
 
 def _held(row: Any) -> Held:
-    notice_at = None if row[10] is None else _epoch(row[10])
-    return Held._make((*row[:8], bool(row[8]), _epoch(row[9]), notice_at))
+    told = [None if at is None else _epoch(at) for at in row[10:12]]
+    return Held._make((*row[:8], bool(row[8]), _epoch(row[9]), *told))
 
 
 def first_in_line(connection: Connection, count: int) -> list[tuple[Waiting, list[str]]]:

@@ -1,4 +1,5 @@
-"""Ends what is past its time: the limit that its owner chose, or the time that it was told of."""
+"""Ends what is past its time: the limit that its owner chose, the time that it was told of, or the
+end of its account's credits."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from dcloud_spawner import lifecycle
+from dcloud_spawner.budget_gate import CODE as BUDGET
 from dcloud_spawner.errors import EngineError
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import ends_at
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 ACTOR = Actor("limit")
 
 TIME_LIMIT = "time limit"
+
+NO_CREDITS = "Its account had no credits left."
 
 ENDING = (State.ADMITTED, State.STARTING, State.RUNNING)
 """A launch that takes longer than the limit ends too: the plan counts on its place."""
@@ -54,11 +58,14 @@ def _end(platform: Platform, workload: Workload) -> bool:
         if found.state not in ENDING or end is None or end > now:
             return False
         reason = _reason(found, end)
-        lifecycle.write_stop(connection, found.id, reason, ACTOR, now, found.notice_detail)
+        detail = NO_CREDITS if reason == BUDGET else found.notice_detail
+        lifecycle.write_stop(connection, found.id, reason, ACTOR, now, detail)
     log.info("%s is at its end: %s.", workload.server, reason)
     lifecycle.finish_stop(platform, workload.id)
     return True
 
 
 def _reason(workload: Workload, end: datetime) -> str:
-    return workload.notice_reason if workload.notice_at == end else TIME_LIMIT
+    if workload.notice_at == end:
+        return workload.notice_reason
+    return BUDGET if workload.budget_ends_at == end else TIME_LIMIT

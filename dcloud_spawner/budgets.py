@@ -1,0 +1,143 @@
+"""When an account runs out, what holds it up, and what its people have to know. Pure.
+
+An account's credits lie in lots, some of which expire. What its servers cost is taken from what
+expires first, so the time at which nothing is left is found by walking along the lots: each lasts
+until it is used up or expires, whichever is first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from fractions import Fraction
+
+from dcloud_spawner.ledger.cost import HOUR_MICROSECONDS
+from dcloud_spawner.ledger.rates import MICRO, RateBook, hourly
+from dcloud_spawner.store.entries import Part
+
+HOUR_SECONDS = 3600
+FAR = timedelta(days=3650)
+"""What lasts longer than this does not run out."""
+
+FEW_PERCENT = 20
+LONG_BEFORE = timedelta(minutes=30)
+SHORTLY_BEFORE = timedelta(minutes=5)
+
+
+class Level(StrEnum):
+    """How near the end of a budget is; the later, the nearer."""
+
+    FEW = "few"
+    """At most 20 % of its credits are left."""
+    SOON = "soon"
+    """30 minutes or less."""
+    NOW = "now"
+    """5 minutes or less."""
+    OUT = "out"
+    """Nothing is left."""
+
+
+@dataclass(frozen=True)
+class Runway:
+    """How far the credits of an account reach from a time on."""
+
+    at: datetime
+    left_microcredits: int
+    """The balance, without what its servers used and were not charged yet; below 0 is debt."""
+    an_hour_microcredits: Fraction
+    """What its running servers cost an hour."""
+    granted_microcredits: int
+    """What the lots held at first of which something is left."""
+    ends_at: datetime | None
+    """When nothing is left at this pace; None when that is not in sight."""
+
+    @property
+    def share_left(self) -> float:
+        """Part of the credits that is left, 0 to 1."""
+        if self.left_microcredits <= 0:
+            return 0.0
+        return min(1.0, self.left_microcredits / max(1, self.granted_microcredits))
+
+    @property
+    def level(self) -> Level | None:
+        """The warning that holds; None when none does."""
+        if self.left_microcredits <= 0:
+            return Level.OUT
+        if self.ends_at is not None and self.ends_at - self.at <= SHORTLY_BEFORE:
+            return Level.NOW
+        if self.ends_at is not None and self.ends_at - self.at <= LONG_BEFORE:
+            return Level.SOON
+        if self.left_microcredits * 100 <= self.granted_microcredits * FEW_PERCENT:
+            return Level.FEW
+        return None
+
+
+def runway(
+    balance_microcredits: int,
+    parts: Sequence[Part],
+    granted_microcredits: int,
+    unsettled_microcredits: int,
+    an_hour_microcredits: Fraction,
+    at: datetime,
+) -> Runway:
+    """How far credits reach.
+
+    ``parts`` is what is left in the lots, what expires first first; ``unsettled_microcredits`` is
+    what servers used by ``at`` and were not charged yet.
+    """
+    left = balance_microcredits - unsettled_microcredits
+    return Runway(
+        at=at,
+        left_microcredits=left,
+        an_hour_microcredits=an_hour_microcredits,
+        granted_microcredits=granted_microcredits,
+        ends_at=at
+        if left <= 0 and an_hour_microcredits
+        else _used_up(parts, unsettled_microcredits, an_hour_microcredits, at),
+    )
+
+
+def _used_up(
+    parts: Sequence[Part], used: int, an_hour_microcredits: Fraction, at: datetime
+) -> datetime | None:
+    if not an_hour_microcredits:
+        return None
+    end = at
+    for part in parts:
+        rest = max(0, part.microcredits - used)
+        used = max(0, used - part.microcredits)
+        lasts = rest * HOUR_MICROSECONDS / an_hour_microcredits
+        if lasts > FAR / timedelta(microseconds=1):
+            until = None
+        else:
+            until = end + timedelta(microseconds=int(lasts))
+        if part.expires_at is not None and (until is None or part.expires_at < until):
+            until = max(end, part.expires_at)
+        if until is None or until - at > FAR:
+            return None
+        end = until
+    return end
+
+
+def hold_microcredits(
+    book: RateBook,
+    gpu_models: Mapping[str, int],
+    cpu_millicores: int,
+    memory_bytes: int,
+    tier: str,
+    seconds: int,
+    at: datetime,
+) -> int:
+    """What so many seconds of a choice cost at the rates of a time, rounded up."""
+    exact = hourly(book, gpu_models, cpu_millicores, memory_bytes, tier, at)
+    exact *= Fraction(seconds, HOUR_SECONDS)
+    return -int(-exact // 1)
+
+
+def credits_words(microcredits: int) -> str:
+    """``5.20 credits``; what is below a hundredth is not rounded up to it."""
+    sign = "-" if microcredits < 0 else ""
+    hundredths = abs(microcredits) * 100 // MICRO
+    return f"{sign}{hundredths // 100:,}.{hundredths % 100:02d} credits"
