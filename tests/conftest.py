@@ -26,6 +26,7 @@ ON_POSTGRESQL = os.environ.get("DCLOUD_TEST_DATABASE", "sqlite") == "postgresql"
 
 _DATABASE_FIXTURES = {"database_url", "hub_database_url", "database", "module_databases"}
 _skips: list[tuple[str, str]] = []
+_failed: dict[str, None] = {}
 _left_out = pytest.StashKey[int]()
 
 
@@ -34,7 +35,7 @@ _left_out = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("DCLOUD_")]:
-        if name not in {"DCLOUD_TEST_DATABASE", "DCLOUD_CACHE", "DCLOUD_SOAK_MINUTES"}:
+        if name not in {"DCLOUD_CACHE", "DCLOUD_SOAK_MINUTES"} and "_TEST_" not in name:
             # Settings of the developer's own deployment must not reach the tests.
             del os.environ[name]
 
@@ -62,6 +63,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         _skips.append((report.nodeid, str(reason).removeprefix("Skipped: ")))
+    if report.failed:
+        _failed[report.nodeid] = None
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
@@ -71,6 +74,9 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    listed = os.environ.get("DCLOUD_TEST_FAILED")
+    if listed and _failed:
+        Path(listed).write_text("\n".join(_failed))
     if CI and _skips and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from dcloud_spawner.store.database import Database
 from tests.conftest import ON_POSTGRESQL
-from tests.services import PostgreSQL, free_port
+from tests.services import PostgreSQL, free_port, parts_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,14 +38,20 @@ def test_takes_hours():
 
 def run_sample(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """pytest in a project of its own that uses our conftest."""
-    (folder / "sample").mkdir()
+    (folder / "sample").mkdir(exist_ok=True)
     (folder / "sample" / "test_sample.py").write_text(SAMPLE)
     (folder / "sample" / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  gpu: x\n  soak: x\n  database: x\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--import-mode=importlib"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CI": "", **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "CI": "",
+            "DCLOUD_TEST_FAILED": "",
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=60,
@@ -92,3 +98,18 @@ def test_tests_get_databases_of_their_own(request: pytest.FixtureRequest) -> Non
 
 def test_a_free_port_is_free() -> None:
     assert 1024 < free_port() < 65536
+
+
+def test_the_parts_of_a_run_are_all_tests_once() -> None:
+    containers, rest, postgresql = parts_of(("sqlite", "postgresql"), ("--durations=20",))
+    assert {f"--ignore={path}" for path in containers.arguments} == set(rest.arguments)
+    assert postgresql.arguments == ()
+    assert [part.arguments for part in parts_of(("sqlite",), ("tests/unit",))] == [()]
+
+
+def test_what_failed_is_listed_for_whoever_asks(tmp_path: Path) -> None:
+    listed = tmp_path / "failed"
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "test_broken.py").write_text("def test_broken():\n    assert False\n")
+    assert run_sample(tmp_path, DCLOUD_TEST_FAILED=str(listed)).returncode == 1
+    assert listed.read_text() == "sample/test_broken.py::test_broken"
