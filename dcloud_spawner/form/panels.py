@@ -130,7 +130,7 @@ def panel(
 
 def _for(option: ModelOption, purse: Purse | None) -> ModelOption:
     """A model as this person may have it."""
-    closed = purse.closed_models.get(option.value, "") if purse and option.value else ""
+    closed = purse.closed_models.get(option.value, "") if purse and option.models else ""
     return replace(option, fits=limited(option.fits, "gpus", purse), closed=closed)
 
 

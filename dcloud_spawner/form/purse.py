@@ -8,7 +8,7 @@ from datetime import datetime
 from fractions import Fraction
 
 from dcloud_spawner.form.fit import Fit, figure, reason
-from dcloud_spawner.form.words import credits_figure, left_figure, length_words, listed
+from dcloud_spawner.form.words import credits_figure, left_figure, listed
 from dcloud_spawner.live.purse import OWN, Bound, Payer, Purse
 from dcloud_spawner.profiles import Profile
 from dcloud_spawner.store.accounts import Budget
@@ -29,6 +29,8 @@ class PriceWords:
     until: datetime | None
     short: str
     """Why it cannot be paid; empty when it can."""
+    aside: str
+    """Why it cannot be paid before something else ends."""
 
 
 def price_words(
@@ -44,6 +46,7 @@ def price_words(
     rest = purse.rates.price((), 0, int(memory_gib * 2**30), round(cpus * 1000))[0]
     total = high * Fraction(hours)
     lasts = payer.lasts(high)
+    short, aside = short_words(purse, payer, high, hours)
     return PriceWords(
         an_hour=_range(low, high),
         parts=f"GPUs {_range(low - rest, high - rest)}, memory and cores {credits_figure(rest)}"
@@ -52,7 +55,8 @@ def price_words(
         total=credits_figure(total),
         left=left_words(payer, total),
         until=at + lasts if lasts is not None else None,
-        short=short_words(purse, payer, low, hours),
+        short=short,
+        aside=aside,
     )
 
 
@@ -75,24 +79,24 @@ def needed(purse: Purse, price: Fraction, hours: float) -> Fraction:
     return price * Fraction(seconds) / 3600
 
 
-def short_words(purse: Purse, payer: Payer, price: Fraction, hours: float) -> str:
-    """Why this account cannot pay; empty when it can."""
+def short_words(purse: Purse, payer: Payer, price: Fraction, hours: float) -> tuple[str, str]:
+    """Why this account cannot pay, and why it cannot pay now; empty when it can. It would be
+    refused for the first, and would wait for the second."""
     set_aside = needed(purse, price, hours)
     if payer.budget is not Budget.HARD or payer.available_microcredits >= set_aside:
-        return ""
-    return (
-        f"{payer_words(payer)} has {left_figure(payer.available_microcredits)} credits left, and "
-        f"{credits_figure(set_aside)} are needed {hold_words(purse)}."
+        return "", ""
+    aside = payer.balance_microcredits >= set_aside
+    beside = " beside what its running servers have set aside" if aside else ""
+    said = (
+        f"{payer_words(payer)} has {left_figure(payer.available_microcredits)} credits left"
+        f"{beside}, {hold_words(purse)} costs {credits_figure(set_aside)}."
     )
+    return ("", said) if aside else (said, "")
 
 
 def hold_words(purse: Purse) -> str:
     """For which time something is set aside."""
-    if purse.hold_seconds is None:
-        return "for its time"
-    if purse.hold_seconds == 3600:
-        return "for its first hour"
-    return f"for its first {length_words(purse.hold_seconds)}"
+    return "its whole time" if purse.hold_seconds is None else "the first hour"
 
 
 def payer_words(payer: Payer) -> str:
@@ -105,6 +109,16 @@ def payer_note(payer: Payer) -> str:
     if payer.budget is Budget.NONE:
         return "only counted"
     return f"{left_figure(payer.available_microcredits)} credits"
+
+
+def balance_words(payers: Iterable[Payer]) -> dict[str, str] | None:
+    """What the bar shows: one's own account, or else a project; None where no balance says
+    anything."""
+    found = next((payer for payer in payers if payer.shown), None)
+    if found is None:
+        return None
+    of = "Balance" if found.name == OWN else f"Balance of {found.title}"
+    return {"of": of, "figure": left_figure(found.balance_microcredits, 1)}
 
 
 # ---------------------------------------------------------------------------- limits
@@ -122,21 +136,13 @@ def own_fits(values: Iterable[str], field: str, purse: Purse | None) -> dict[str
     """Those values of a field that this person may not have, or not now."""
     if purse is None:
         return {}
-    refused = purse.refusals.get(field, "")
     bound = purse.bounds.get(field)
-    found = {}
-    for value in values:
-        fit = _refused(refused, value) or (_beyond(bound, value, field) if bound else None)
-        if fit is not None:
-            found[value] = fit
-    return found
+    if bound is None:
+        return {}
+    return {value: fit for value in values if (fit := _beyond(bound, value)) is not None}
 
 
-def _refused(why: str, value: str) -> Fit | None:
-    return Fit("no", "used up", why.rstrip(".")) if why and float(value) > 0 else None
-
-
-def _beyond(bound: Bound, value: str, field: str) -> Fit | None:
+def _beyond(bound: Bound, value: str) -> Fit | None:
     wanted = float(value)
     if wanted > bound.most:
         why = f"your limit is {figure(bound.most)}"
@@ -171,7 +177,7 @@ def hours_most(profile: Profile, purse: Purse | None) -> int:
 # ---------------------------------------------------------------------------- for the script
 
 
-def live_purse(purse: Purse | None, profiles: Iterable[Profile], models: Iterable[str]) -> object:
+def live_purse(purse: Purse | None, profiles: Iterable[Profile]) -> object:
     """The personal part of the start page as JSON. Amounts are texts, as numbers of a script
     are not exact beyond 2**53."""
     if purse is None:
@@ -179,7 +185,7 @@ def live_purse(purse: Purse | None, profiles: Iterable[Profile], models: Iterabl
     rates = purse.rates
     return {
         "rates": {
-            "gpu": {model: str(rates.gpu(model)) for model in ("", *models)},
+            "gpu": {model: str(rate) for model, rate in rates.gpu.items()},
             "cpu_core": str(rates.cpu_core),
             "memory_gib": str(rates.memory_gib),
         },
@@ -199,6 +205,8 @@ def live_purse(purse: Purse | None, profiles: Iterable[Profile], models: Iterabl
         ],
         "limits": {profile.name: _live_limits(profile, purse) for profile in profiles},
         "models": dict(purse.closed_models),
+        "rolling": [{"left": each.left, "words": each.words} for each in purse.rolling],
+        "refused": purse.refused,
     }
 
 

@@ -33,12 +33,18 @@ class ServerRow:
     """In the queue, empty when it is not known."""
     held: bool
     """An administrator keeps it from starting."""
+    blocked: str
+    """What the ledger or a limit has against its start; empty when nothing."""
     about: str
     """Profile and what is held or asked for."""
     gpus: int
     started_at: datetime | None
     running_for: str
     stops_at: datetime | None
+    an_hour: str
+    """Credits; empty where nothing is charged."""
+    cost: str
+    """So far."""
     fault: str
     """Which of its GPUs are out of order, and what to do; empty when none is."""
     warning: str
@@ -68,6 +74,10 @@ class PageWords:
         found = getattr(spawner, "ended_views", None)
         return tuple(end_of(view) for view in found()) if callable(found) else ()
 
+    def balance(self, user: object) -> Mapping[str, object] | None:
+        """What the bar shows of a user's accounts (their spawner's ``balance_view()``)."""
+        return _view(getattr(user, "spawner", None), "balance_view")
+
     def server(self, spawner: object, now: datetime | None = None) -> ServerRow:
         """One server of the list; takes the hub's Spawner or its bare database row."""
         now = now or datetime.now(UTC)
@@ -84,11 +94,16 @@ class PageWords:
             state=state,
             place=page.place if state == "waiting" else "",
             held=page.held and state == "waiting",
+            blocked=str(section(waits, "blocked").get("reason") or "")
+            if state == "waiting"
+            else "",
             about=_about(held or section(waits, "request"), state),
             gpus=len(rows(held, "gpus")),
             started_at=started,
             running_for=length_words((now - started).total_seconds()) if started else "",
             stops_at=moment(held.get("stops_at")) if state == "running" else None,
+            an_hour=str(held.get("an_hour") or "") if state == "running" else "",
+            cost=str(held.get("cost") or ""),
             fault=_fault(held),
             warning=str(held.get("warning") or ""),
             notes=tuple(texts(held, "reasons")),

@@ -132,11 +132,7 @@ def render_spawn_form(view: SpawnFormView) -> str:
 def mine_data(view: SpawnFormView) -> object:
     """What is one person's own on the start page, as JSON: sent by itself, so that the rest is
     the same for everybody."""
-    return live_purse(
-        view.purse,
-        [offer.profile for offer in view.offers],
-        [found.model for found in view.availability.models],
-    )
+    return live_purse(view.purse, [offer.profile for offer in view.offers])
 
 
 def _payers(view: SpawnFormView) -> tuple[Payer, ...]:
@@ -223,6 +219,11 @@ def verdict_words(pool: Availability) -> dict[str, dict[str, str]]:
         },
         "no": {"title": "Not possible", "text": "", "button": "Start server"},
         "short": {"title": "Not enough credits", "text": "", "button": "Start server"},
+        "aside": {
+            "title": "Waits for credits",
+            "text": "It starts by itself when one of them ends or more is given.",
+            "button": "Join the queue",
+        },
     }
 
 

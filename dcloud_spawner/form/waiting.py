@@ -70,6 +70,8 @@ class WaitingPage:
     latest: datetime | None
     held: bool
     """An administrator holds it back."""
+    blocked: str
+    """What is against its start in two words; empty when nothing is."""
     expected: tuple[datetime, datetime] | None
     """The range in which it is expected to start."""
     expected_note: str
@@ -119,6 +121,7 @@ def waiting_page(
         waited=length_words((now - since).total_seconds()) if since else "",
         latest=moment(view.get("latest_start")),
         held=bool(view.get("held")),
+        blocked=blocked_by(section(view, "blocked").get("code")),
         expected=expected,
         expected_note=_expected_note(expected, now),
         record=_record(view),
@@ -140,6 +143,13 @@ def waiting_page(
             (moment(line.get("at")), str(line.get("text", ""))) for line in rows(view, "log")
         ),
     )
+
+
+def blocked_by(code: object) -> str:
+    """What keeps a request out of the queue: ``by its budget``."""
+    if not code:
+        return ""
+    return "by its budget" if code == "budget" else "by your limit"
 
 
 def _expected(view: Mapping[str, object]) -> tuple[datetime, datetime] | None:
@@ -247,7 +257,9 @@ def _lede(view: Mapping[str, object], server: str) -> str:
 
 def _tab(view: Mapping[str, object], queued: bool, place: int) -> str:
     if queued:
-        return f"Place {place}" if place else "On hold" if view.get("held") else "Waiting"
+        if place:
+            return f"Place {place}"
+        return "On hold" if view.get("held") else "Blocked" if view.get("blocked") else "Waiting"
     percent = int(number(view.get("progress")))
     return f"Starting, {percent} %" if percent else "Starting"
 

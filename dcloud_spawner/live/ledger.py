@@ -13,10 +13,11 @@ from fractions import Fraction
 from sqlalchemy import Connection
 
 from dcloud_spawner.ledger.rates import MICRO, RateBook, hourly
-from dcloud_spawner.live.purse import OWN, Payer, Rates
+from dcloud_spawner.live.purse import OWN, Payer
 from dcloud_spawner.settings import Settings
-from dcloud_spawner.store import accounts, meters, purses, rates
+from dcloud_spawner.store import accounts, limits, meters, purses, rates
 from dcloud_spawner.store.accounts import Account, Budget
+from dcloud_spawner.store.limits import Override
 from dcloud_spawner.store.meters import Meter
 from dcloud_spawner.store.nodes import AcceleratorRow
 from dcloud_spawner.store.schema import State
@@ -68,14 +69,12 @@ class LedgerReading:
     """Of what is admitted and not settled, by workload."""
     free: frozenset[str] = frozenset()
     """Servers that cost nothing now, because of a fault of the platform."""
+    overrides: Mapping[str, tuple[Override, ...]] = field(default_factory=dict)
+    """Limits that were set for one person alone, by user."""
     running: Mapping[str, Running] = field(default_factory=dict)
     """By workload."""
     burn: Mapping[str, Fraction] = field(default_factory=dict)
     """What runs on an account costs so much an hour."""
-
-    def rates(self, tier: str) -> Rates:
-        """Those of a tier now."""
-        return Rates(self.book, tier, self.at)
 
 
 def read_ledger(connection: Connection, now: datetime) -> LedgerReading:
@@ -85,6 +84,9 @@ def read_ledger(connection: Connection, now: datetime) -> LedgerReading:
     held: Counter[str] = Counter()
     for meter in open_meters.values():
         held[meter.account] += max(0, meter.held_microcredits - meter.charged_microcredits)
+    overrides: defaultdict[str, list[Override]] = defaultdict(list)
+    for found in limits.active_overrides(connection, now):
+        overrides[found.user].append(found)
     return LedgerReading(
         at=now,
         book=rates.read_book(connection),
@@ -94,6 +96,7 @@ def read_ledger(connection: Connection, now: datetime) -> LedgerReading:
         held=held,
         meters=open_meters,
         free=purses.free_now(connection, tuple(open_meters)),
+        overrides={user: tuple(mine) for user, mine in overrides.items()},
     )
 
 

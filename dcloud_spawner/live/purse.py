@@ -5,16 +5,19 @@ Values only; :mod:`dcloud_spawner.live.ledger` reads them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from dcloud_spawner.ledger.rates import RateBook, Resource, hourly
+from dcloud_spawner.ledger.rates import GIB, MILLI, RateBook, Resource
 from dcloud_spawner.store.accounts import Budget
 
 OWN = ""
 """Name of one's own account in a choice."""
+
+ANY_MODEL = ""
+"""Value of a choice that names no GPU model."""
 
 FAR = timedelta(days=366)
 """What lasts longer is not reckoned: nobody needs the day."""
@@ -67,37 +70,46 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Rolling:
+    """GPU-hours in a window that rolls along."""
+
+    most: float
+    used: float
+    words: str
+    """The beginning of a sentence about it."""
+
+    @property
+    def left(self) -> float:
+        """So many hours may be asked for."""
+        return self.most - self.used
+
+
+@dataclass(frozen=True)
 class Rates:
-    """Micro-credits an hour, for one person now."""
+    """Micro-credits an hour, for one tier at one time."""
 
-    book: RateBook
-    tier: str
-    at: datetime
-
-    def gpu(self, model: str) -> int:
-        """One GPU of a model."""
-        return self.book.of(Resource.GPU, model, self.tier, self.at)
-
-    @property
-    def cpu_core(self) -> int:
-        """One core."""
-        return self.book.of(Resource.CPU_CORE, "", self.tier, self.at)
-
-    @property
-    def memory_gib(self) -> int:
-        """One GiB of memory."""
-        return self.book.of(Resource.MEMORY_GIB, "", self.tier, self.at)
+    gpu: Mapping[str, int]
+    """By model; the empty name is for what is not known."""
+    cpu_core: int = 0
+    memory_gib: int = 0
 
     def price(
         self, models: Sequence[str], gpus: int, memory_bytes: int, cpu_millicores: int
     ) -> tuple[Fraction, Fraction]:
         """An hour of a choice that may get any one of these models: the least and the most."""
-        kinds = [{model: gpus} for model in models] if gpus and models else [{"": gpus}]
-        prices = [
-            hourly(self.book, kind, cpu_millicores, memory_bytes, self.tier, self.at)
-            for kind in kinds
-        ]
-        return min(prices), max(prices)
+        rest = Fraction(self.cpu_core * cpu_millicores, MILLI)
+        rest += Fraction(self.memory_gib * memory_bytes, GIB)
+        each = [self.gpu.get(model, self.gpu[""]) * gpus for model in models or ("",)]
+        return min(each) + rest, max(each) + rest
+
+
+def rates_of(book: RateBook, models: Iterable[str], tier: str, at: datetime) -> Rates:
+    """What a tier pays at a time."""
+    return Rates(
+        {model: book.of(Resource.GPU, model, tier, at) for model in ("", *models)},
+        book.of(Resource.CPU_CORE, "", tier, at),
+        book.of(Resource.MEMORY_GIB, "", tier, at),
+    )
 
 
 @dataclass(frozen=True)
@@ -113,9 +125,9 @@ class Purse:
     """By field of a choice: gpus, memory_gib, cpus, hours. What is not in it has no limit."""
     closed_models: Mapping[str, str] = field(default_factory=dict)
     """GPU models that are not for them, each with the reason."""
-    refusals: Mapping[str, str] = field(default_factory=dict)
-    """Fields of which nothing but 0 can be had now, each with the reason (``gpus``: the hours of
-    a week are used up)."""
+    rolling: tuple[Rolling, ...] = ()
+    refused: str = ""
+    """Why nothing can be asked for now; empty when something can."""
 
     def payer(self, name: object) -> Payer:
         """The one of this name, or their own."""

@@ -100,12 +100,16 @@ class SpawnerProgress(HubSpawner):
                 instead_of(place, cls._profile(place.workload, state), state)
 
     @classmethod
-    def _profile(cls, workload: Workload, state: PoolState) -> Profile | None:
-        """The profile of a workload; the files are looked at once a reading."""
+    def _profiles(cls, state: PoolState) -> Mapping[str, Profile]:
+        """All profiles; the files are looked at once a reading."""
         known = state.memo.get("profiles")
         if known is None:
             known = state.memo["profiles"] = cls.platform.profiles.current()
-        return cast("Mapping[str, Profile]", known).get(workload.profile)
+        return cast("Mapping[str, Profile]", known)
+
+    @classmethod
+    def _profile(cls, workload: Workload, state: PoolState) -> Profile | None:
+        return cls._profiles(state).get(workload.profile)
 
     def waiting_view(self) -> dict[str, Any] | None:
         """The present event as the server draws it, None when nothing waits or starts."""
@@ -182,8 +186,13 @@ class SpawnerProgress(HubSpawner):
             "held": {"at": _iso(workload.held_at), "reason": workload.held_reason}
             if queued and workload.held_at
             else None,
-            "latest_start": _iso(workload.latest_start_at),
-            "expected": _range(workload.expected_from, workload.expected_to) if queued else None,
+            "blocked": {"code": workload.blocked, "reason": workload.blocked_reason}
+            if queued and workload.blocked and not workload.held_at
+            else None,
+            "latest_start": None if workload.blocked else _iso(workload.latest_start_at),
+            "expected": _range(workload.expected_from, workload.expected_to)
+            if queued and not workload.blocked
+            else None,
             "first_expected": {
                 "said_at": _iso(workload.first_expected_at),
                 **(_range(workload.first_expected_from, workload.first_expected_to) or {}),
@@ -314,6 +323,8 @@ def _changed(workload: Workload, found: Alternative) -> dict[str, Any]:
 def _reasons(workload: Workload, place: Place | None) -> tuple[str, ...]:
     if workload.held_at is not None:
         return (on_hold(workload.held_reason),)
+    if workload.blocked:
+        return (workload.blocked_reason,)
     if place is None:
         return tuple(workload.reasons)
     return waiting_reasons(" ".join(workload.reasons), place.ahead, place.gpus_ahead)
@@ -343,6 +354,8 @@ def _message(stage: str, workload: Workload, place: Place | None, length: int) -
         return _DOING[stage]
     if workload.held_at is not None:
         return "On hold."
+    if workload.blocked:
+        return "It may not start yet."
     return f"Place {place.place} of {length} in the queue." if place else "Joining the queue."
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from dcloud_spawner.errors import Unavailable, UserError
 from dcloud_spawner.form.fields import choice_from_form
-from dcloud_spawner.form.view import SpawnFormView, live_data, render_spawn_form
+from dcloud_spawner.form.view import SpawnFormView, live_data, mine_data, render_spawn_form
 from dcloud_spawner.form.words import count_words
 from dcloud_spawner.images import ImageState, ImageStore
 from dcloud_spawner.live.stream import Frames
@@ -16,7 +16,8 @@ from dcloud_spawner.options import Choice, validate
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.spawners.form_frames import FormFrames
-from dcloud_spawner.spawners.progress import SpawnerProgress, amounts
+from dcloud_spawner.spawners.money import SpawnerMoney
+from dcloud_spawner.spawners.progress import amounts
 from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.schema import State
@@ -24,7 +25,7 @@ from dcloud_spawner.store.workloads import PREEMPTED, RESERVATION_ENDS, Workload
 from dcloud_spawner.unopened import opens_until
 
 
-class SpawnerViews(SpawnerProgress):
+class SpawnerViews(SpawnerMoney):
     """The pages' side of a spawner: a mixin of JupyterHub's Spawner."""
 
     frames: ClassVar[FormFrames]
@@ -44,7 +45,9 @@ class SpawnerViews(SpawnerProgress):
 
     async def live_form(self) -> dict[str, object]:
         """What changes on the start page while it is open."""
-        return await self.platform.in_engine_thread(live_data, await self.form_view())
+        view = await self.form_view()
+        data = await self.platform.in_engine_thread(live_data, view)
+        return {**data, "mine": mine_data(view)}
 
     async def form_view(self) -> SpawnFormView:
         """Everything the start page shows to this user now."""
@@ -63,6 +66,8 @@ class SpawnerViews(SpawnerProgress):
             active_servers=tuple(
                 name for name, spawner in self.user.spawners.items() if spawner.active
             ),
+            purse=await self.purse(),
+            ask_url=self.ask_url,
         )
 
     def closed_profiles(self) -> frozenset[str]:
@@ -82,7 +87,8 @@ class SpawnerViews(SpawnerProgress):
         async def compose() -> Frames:
             if not form:
                 return self.server_frames()
-            return {"form": await self.frames.frame(closed), **self.server_frames()}
+            shared = await self.frames.frame(closed)
+            return {"form": shared, "mine": await self.mine_frame(), **self.server_frames()}
 
         return compose
 
@@ -145,6 +151,7 @@ class SpawnerViews(SpawnerProgress):
             "node": workload.node,
             "warning": _warning(workload),
             "reasons": list(self._notes(workload)),
+            **self._costs(workload),
         }
 
     def _notes(self, workload: Workload) -> Iterator[str]:

@@ -10,6 +10,8 @@ from urllib.parse import urlparse
 from jupyterhub.services.auth import HubOAuth
 
 from dcloud_spawner.authenticator.source import own_addresses
+from dcloud_spawner.form.purse import balance_words
+from dcloud_spawner.live.ledger import payers_of
 from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
@@ -57,6 +59,10 @@ class Service:
     planner: Planner = field(default_factory=Planner)
     proxies: frozenset[str] = field(default_factory=lambda: frozenset(own_addresses()))
     """Addresses whose X-Forwarded-For is believed: the proxy is on this machine."""
+
+    def balance(self, user: str) -> dict[str, str] | None:
+        """What the bar shows of a user's accounts, of the last reading of the pool."""
+        return balance_words(payers_of(self.pool.state.ledger, self.platform.settings, user))
 
 
 def open_service(platform: Platform, hub_host: str) -> Service:

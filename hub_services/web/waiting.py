@@ -10,6 +10,8 @@ from dcloud_spawner.store.workloads import Workload
 
 def reasons_of(workload: Workload, state: PoolState) -> tuple[str, ...]:
     """Why it waits: what is short, and how much is ahead of it now."""
+    if workload.blocked:
+        return (workload.blocked_reason,)
     place = state.place_of(workload.id)
     if place is None:
         return ()
@@ -17,7 +19,7 @@ def reasons_of(workload: Workload, state: PoolState) -> tuple[str, ...]:
 
 
 def waiting_rows(state: PoolState) -> list[tuple[int | None, Workload]]:
-    """Everybody who waits with their place: the queue, then those on hold."""
+    """Everybody who waits with their place: the queue, then those on hold or blocked."""
     placed: list[tuple[int | None, Workload]] = [
         (found.place, found.workload) for found in state.queue
     ]

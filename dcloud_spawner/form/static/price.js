@@ -32,19 +32,20 @@ export function parts({ low, high, rest }, gpus) {
 /** What is set aside at admission, times SCALE. */
 const needed = (mine, price, hours) => (price * BigInt(mine.hold_seconds ?? hours * 3600)) / 3600n;
 
-const isShort = (mine, payer, price, hours) =>
+const lacks = (mine, payer, price, hours) =>
   payer.budget === "hard" && BigInt(payer.available) * SCALE < needed(mine, price, hours);
 
-/** Why this account cannot pay; empty when it can. */
+/** Why this account cannot pay, and whether it only has to wait; null when it can. */
 export function short(mine, payer, price, hours) {
-  if (!isShort(mine, payer, price, hours)) return "";
-  const time = mine.hold_seconds === null ? "for its time" : mine.hold_words;
-  return `${payer.title} has ${left(BigInt(payer.available))} credits left, and ${figure(needed(mine, price, hours))} are needed ${time}.`;
+  if (!lacks(mine, payer, price, hours)) return null;
+  const set = needed(mine, price, hours), aside = BigInt(payer.balance) * SCALE >= set;
+  const beside = aside ? " beside what its running servers have set aside" : "";
+  return { aside, text: `${payer.title} has ${left(BigInt(payer.available))} credits left${beside}, ${mine.hold_words} costs ${figure(set)}.` };
 }
 
 /** What stands beside a payer. */
 export function noteOf(mine, payer, price, hours) {
-  if (!isShort(mine, payer, price, hours)) return payer.note;
+  if (!lacks(mine, payer, price, hours)) return payer.note;
   return `${payer.note}, ${figure(needed(mine, price, hours))} needed`;
 }
 

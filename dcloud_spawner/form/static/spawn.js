@@ -8,7 +8,8 @@ const POLL_MS = 5000;
 const HIDDEN_MS = 20000;
 const NOT_TOGETHER = "No single node has the GPUs, the memory and the cores free together.";
 const NOTE = {
-  now: ["ok", "now"], waits: ["warn", "clock"], mine: ["warn", "clock"], image: ["warn", "down"], short: ["bad", "no"], no: ["bad", "no"],
+  now: ["ok", "now"], waits: ["warn", "clock"], mine: ["warn", "clock"], aside: ["warn", "clock"], image: ["warn", "down"],
+  short: ["bad", "no"], no: ["bad", "no"],
 };
 
 const form = document.querySelector("#spawn_form");
@@ -75,7 +76,7 @@ function drawPanel(name) {
   const model = field(panel, "gpu_model");
   if (model?.matches("select")) {
     for (const option of model.options) {
-      const closed = option.value ? mine?.models[option.value] ?? "" : "", text = offer.models[option.value]?.text;
+      const closed = mine?.models[option.value] ?? "", text = offer.models[option.value]?.text;
       if (text) say(option, closed ? `${text}, ${closed}` : text);
       option.disabled = Boolean(closed);
     }
@@ -121,6 +122,16 @@ function beside(panel, name, value, fit) {
   return { state: "waits", mark: "waits", reason: NOT_TOGETHER };
 }
 
+/** What no choice of one value says: limits of models and of GPU-hours, and of requests. */
+function ownLimit(panel) {
+  if (!mine) return "";
+  const { gpus, model } = wished(panel), need = gpus * Number(field(panel, "hours").value);
+  if (mine.refused) return mine.refused;
+  if (gpus && mine.models[model]) return `This GPU model is ${mine.models[model]}.`;
+  const over = mine.rolling.find((one) => need > one.left + 1e-9);
+  return over && need ? `${over.words}, and this asks for ${need}.` : "";
+}
+
 /** What an expected start was reckoned with, where something else is chosen. */
 function unlike(panel, usual) {
   const wish = wished(panel), hours = Number(field(panel, "hours").value);
@@ -142,11 +153,16 @@ function verdict(panel, offer) {
     worst = "waits";
     reasons.push(NOT_TOGETHER);
   }
+  const own = ownLimit(panel);
+  if (own && worst !== "no") {
+    worst = "no";
+    reasons.splice(0, reasons.length, own);
+  }
   const state = worst === "now" && offer.preparing ? "image" : worst;
   const latest = fits.filter((fit) => fit.from).sort((a, b) => a.from.localeCompare(b.from)).at(-1);
   if (worst === "waits" && latest) reasons.push(`Expected ${range(latest.from, latest.to)}${unlike(panel, offer.usual)}.`);
   const text = [...(state === "image" ? [] : reasons), live.words[state].text].join(" ").trim();
-  return { ...live.words[state], state, text };
+  return { ...live.words[state], state, text, own: Boolean(own) };
 }
 
 /* ---- What it costs, and who pays ---- */
@@ -197,8 +213,8 @@ function drawPayers(price) {
   const no = [];
   for (const input of payers()) {
     const one = mine.payers.find((found) => found.name === input.value);
-    const lacks = !one || short(mine, one, price.low, price.hours) !== "";
-    const note = one ? noteOf(mine, one, price.low, price.hours) : "not yours any more";
+    const lacks = !one || short(mine, one, price.high, price.hours)?.aside === false;
+    const note = one ? noteOf(mine, one, price.high, price.hours) : "not yours any more";
     say(input.parentElement.querySelector("[data-note]"), note);
     input.disabled = lacks && !input.checked;
     if (lacks) no.push(`${input.parentElement.querySelector("b").firstChild.textContent.trim()} cannot pay: ${note}.`);
@@ -220,9 +236,10 @@ function drawRail() {
   const price = cost(panel, offer), found = verdict(panel, offer);
   drawPrice(price);
   drawPayers(price);
-  const lacks = price && found.state !== "no" ? short(mine, payer(), price.low, price.hours) : "";
-  const { state, title, button } = lacks ? { ...live.words.short, state: "short" } : found;
-  const text = lacks || [found.text, price ? moneyNews(price) : ""].join(" ").trim();
+  const lacks = price && found.state !== "no" ? short(mine, payer(), price.high, price.hours) : null;
+  const money = lacks ? (lacks.aside ? "aside" : "short") : "";
+  const { state, title, button } = money ? { ...live.words[money], state: money } : found;
+  const text = [...(money ? [lacks.text, live.words[money].text] : [found.text, price ? moneyNews(price) : ""])].join(" ").trim();
   const stops = new Date(Date.now() + Number(hours.value) * 3600e3);
   const known = state === "now" && hours.value && hours.validity.valid;
   const later = hours.value && hours.validity.valid ? `${hours.value} h after it starts` : `choose ${hours.min} to ${hours.max} hours`;
@@ -232,7 +249,7 @@ function drawRail() {
   note.querySelector("use").setAttribute("href", `#i-${icon}`);
   say(note.querySelector("b"), title);
   say(note.querySelector("div span"), text);
-  by("o-ask").hidden = state !== "short";
+  by("o-ask").hidden = !money && !found.own;
   if (form.dataset.busy) return;
   say(by("o-go"), button);
   by("o-go").disabled = ["no", "short", "image"].includes(state) || nameTaken();

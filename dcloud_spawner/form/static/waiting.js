@@ -48,7 +48,7 @@ function where() {
 }
 
 function tab(queued) {
-  if (queued) return view.place ? `Place ${view.place}` : view.held ? "On hold" : "Waiting";
+  if (queued) return view.place ? `Place ${view.place}` : view.held ? "On hold" : view.blocked ? "Blocked" : "Waiting";
   return view.progress ? `Starting, ${Math.floor(view.progress)} %` : "Starting";
 }
 
@@ -96,6 +96,9 @@ function drawQueue() {
   setTime(by("w-since").querySelector("time"), since);
   say(by("w-waited"), since ? `for ${length(seconds(since))}` : "");
   by("w-hold-box").hidden = !view.held;
+  by("w-blocked-box").hidden = by("w-next").hidden = !view.blocked;
+  say(by("w-blocked"), view.blocked?.code === "budget" ? "by its budget" : "by your limit");
+  say(by("w-kept"), `You may close this page. Your ${view.blocked ? "request" : "place"} is kept.`);
   drawExpected();
   const booked = view.reservation, later = booked?.from && new Date(booked.from) > new Date();
   const on = booked?.title ? `n the reservation “${booked.title}”` : "";
@@ -252,7 +255,7 @@ function speak(queued) {
   const range = view.expected ? ` Expected start ${by("w-expected").textContent.replace("–", " to ")}.` : "";
   const place = view.place
     ? `Place ${view.place} of ${Math.max(view.queue_length ?? 0, view.place)}.${range}`
-    : view.held ? "On hold." : "In the queue.";
+    : view.held ? "On hold." : view.blocked ? `Blocked. ${view.blocked.reason}` : "In the queue.";
   const news = failed ? "" : queued ? place : `${DOING[view.stage] ?? "Starting"}.`;
   if (spoken !== null && spoken !== news) say(by("w-news"), news);
   spoken = news;

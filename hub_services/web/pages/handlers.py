@@ -103,6 +103,7 @@ class PageHandler(Handler):
             "parsed_scopes": {ADMINISTRATION_SCOPE} if viewer and viewer.administrator else {},
             "services": (),
             "dc_nav": "queue",
+            "dcloud_balance": service.balance(viewer.name) if viewer and viewer.person else None,
             "logout_url": f"{service.paths.hub}logout",
             "login_url": f"{service.paths.hub}login",
             "dcloud_approvals": settings.authenticator == "dcloud",

@@ -54,11 +54,10 @@ class WaitingRow:
     alternatives: tuple[str, ...] = ()
     note: str = ""
     """Who keeps it on hold or moved it, and why."""
-
-    @property
-    def on_hold(self) -> bool:
-        """Whether an administrator keeps it from starting."""
-        return self.place is None
+    on_hold: bool = False
+    """An administrator keeps it from starting."""
+    blocked: bool = False
+    """A limit or a budget does."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +196,8 @@ def _waiting(workload: Workload, state: PoolState, viewer: Viewer) -> WaitingRow
             due_at=workload.due_at,
             # Else one would stand before those who are due earlier, and nobody knew why.
             note="Moved to the head" if workload.moved_at is not None else "",
+            on_hold=workload.held_at is not None,
+            blocked=_blocked(workload),
         )
     reasons = reasons_of(workload, state)
     return WaitingRow(
@@ -214,13 +215,19 @@ def _waiting(workload: Workload, state: PoolState, viewer: Viewer) -> WaitingRow
         why_due=_why_due(workload),
         submitted_at=workload.submitted_at,
         waits=_minutes(workload.submitted_at, state.at),
-        expected_from=workload.expected_from,
-        expected_to=workload.expected_to,
-        latest_at=workload.latest_start_at,
+        expected_from=None if place is None else workload.expected_from,
+        expected_to=None if place is None else workload.expected_to,
+        latest_at=None if place is None else workload.latest_start_at,
         reasons=reasons if mine else tuple(map(of_somebody, reasons)),
         alternatives=tuple(workload.alternatives) if mine else (),
         note=_note(workload, named=viewer.administrator),
+        on_hold=workload.held_at is not None,
+        blocked=_blocked(workload),
     )
+
+
+def _blocked(workload: Workload) -> bool:
+    return bool(workload.blocked) and workload.held_at is None
 
 
 def _why_due(workload: Workload) -> str:
@@ -282,4 +289,6 @@ def _news(waiting: tuple[WaitingRow, ...]) -> str:
     if not own:
         return ""
     first = own[0]
+    if first.blocked:
+        return "Your request may not start yet."
     return "Your request is on hold." if first.on_hold else f"You are at place {first.place}."
