@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, or_, select
+from sqlalchemy import Connection, Select, delete, func, or_, select
 
 from dcloud_spawner.store.measures_schema import measures, session_measures
 from dcloud_spawner.store.schema import State, leases, shares, workloads
@@ -56,8 +56,7 @@ def forget_people(connection: Connection, users: Collection[str]) -> int:
     ended = select(workloads.c.id).where(
         workloads.c.user.in_(users), workloads.c.state == State.ENDED.value
     )
-    for table in (measures, session_measures):
-        connection.execute(delete(table).where(table.c.workload.in_(ended)))
+    forget_measures(connection, ended)
     connection.execute(delete(leases).where(leases.c.workload.in_(ended)))
     removed = connection.execute(delete(workloads).where(workloads.c.id.in_(ended))).rowcount
     still_open = select(workloads.c.user).where(workloads.c.user.in_(users))
@@ -65,3 +64,9 @@ def forget_people(connection: Connection, users: Collection[str]) -> int:
         delete(shares).where(shares.c.user.in_(users), shares.c.user.not_in(still_open))
     )
     return removed
+
+
+def forget_measures(connection: Connection, of: Collection[str] | Select[str]) -> None:
+    """Remove what was measured of some workloads: their ids, or a query for them."""
+    for table in (measures, session_measures):
+        connection.execute(delete(table).where(table.c.workload.in_(of)))
