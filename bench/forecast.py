@@ -251,11 +251,13 @@ def _stretch(found: list[Told], number: int) -> list[Told]:
 
 
 def measure() -> dict[str, Result]:
-    """``forecast_bag_*`` and ``forecast_nodes_*``."""
+    """``forecast_*`` of all replays together, ``forecast_bag_*`` and ``forecast_nodes_*``."""
     with ProcessPoolExecutor(os.cpu_count()) as workers:
         done = dict(zip(RUNS, workers.map(_run, RUNS), strict=True))
-    return {
+    by_variant = {
         f"forecast_{variant}_{name}": result
         for variant in VARIANTS
         for name, result in figures([told for (one, _), told in done.items() if one == variant])
     }
+    together = {f"forecast_{name}": result for name, result in figures(list(done.values()))}
+    return {**together, **by_variant}
