@@ -19,6 +19,7 @@ from dcloud_spawner import charging
 from dcloud_spawner.budget_gate import BudgetGate, rule_of, set_aside
 from dcloud_spawner.engines.base import Engine
 from dcloud_spawner.engines.select import select_engine
+from dcloud_spawner.limit_gate import LimitGate
 from dcloud_spawner.profiles import ProfileBook
 from dcloud_spawner.scheduler.order import Policy
 from dcloud_spawner.scheduler.plan import Plan
@@ -72,7 +73,7 @@ class Platform:
             notice_seconds=settings.preemption_notice_seconds,
         )
         self.hold_rule = rule_of(settings)
-        self.gates: list[GateMaker] = [self._budget_gate]
+        self.gates: list[GateMaker] = [self._limit_gate, self._budget_gate]
         """What a start has to pass besides fitting: limits of people, budgets."""
         self.half_life_seconds = settings.share_half_life_days * 86400
         """After so long, what somebody had of the pool counts half."""
@@ -114,6 +115,9 @@ class Platform:
             gates=self.gates,
             set_aside=self._set_aside,
         )
+
+    def _limit_gate(self, connection: Connection, now: datetime) -> LimitGate:
+        return LimitGate(connection, now, self.settings)
 
     def _budget_gate(self, connection: Connection, now: datetime) -> BudgetGate:
         return BudgetGate(connection, now, self.hold_rule)

@@ -13,7 +13,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
+from dcloud_spawner.limits import standing
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.roles import best_tier
 from dcloud_spawner.scheduler import fairness
 from dcloud_spawner.scheduler.fairness import Amount
 from dcloud_spawner.settings import Settings
@@ -54,9 +56,13 @@ def with_due(
     groups: Collection[str],
     now: datetime,
 ) -> NewWorkload:
-    """Decide once when a request is due; also notes its user's weight. Whole seconds, so that a
-    time that is read back is the time that was written, and its parts add up to it."""
-    policy, tier = platform.policy, tier_of(platform.settings, groups)
+    """Decide once when a request is due, by the better tier of one's groups and roles; also notes
+    its user's weight. Whole seconds, so that a time that is read back is the time that was
+    written, and its parts add up to it."""
+    policy, settings = platform.policy, platform.settings
+    limits = standing(connection, settings, new.user, now).limits
+    tiers = [tier_of(settings, groups), *([limits.tier] if limits.tier else [])]
+    tier = best_tier(tiers, settings.tiers) or BRONZE
     _note_weight(connection, new.user, weight_of(platform.settings, groups), now)
     share, fair = shares_of(connection, platform, new.user, now)
     return replace(

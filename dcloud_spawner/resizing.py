@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from dcloud_spawner import charging
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, InvalidChoice
+from dcloud_spawner.limit_check import refuse_growth
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.reservations import all_are_kept
 from dcloud_spawner.scheduler.admission import gib_at_most
@@ -28,10 +29,11 @@ def change_limits(
     """Give a running workload other limits without a restart.
 
     Raises InvalidChoice for less than 1, Conflict when it does not run, is just being resized or
-    its node has not that much left, EngineError when the engine refuses (less memory than is in
-    use). The row holds the larger of old and new until the engine has done it, so that a crash in
-    between never leaves more in use than is written. One at a time, for of two at once nobody
-    could say which the engine did last; a mark whose process died counts for one engine call.
+    its node has not that much left, NotAllowed beyond its user's limits, EngineError when the
+    engine refuses (less memory than is in use). The row holds the larger of old and new until the
+    engine has done it, so that a crash in between never leaves more in use than is written. One at
+    a time, for of two at once nobody could say which the engine did last; a mark whose process
+    died counts for one engine call.
     """
     for name, value in (("memory_bytes", memory_bytes), ("cpu_millicores", cpu_millicores)):
         if value < 1:  # engines read 0 as "no limit" or "as it was"
@@ -74,6 +76,7 @@ def _reserve_limits(
         grows = (memory, cpu) != (workload.memory_bytes, workload.cpu_millicores)
         kept = grows and all_are_kept(connection, platform.capacity, now)
         if grows:
+            refuse_growth(connection, platform.settings, workload, memory, cpu, now)
             snapshot = take_snapshot(connection, platform.capacity, now)
             _refuse_growth(free_now(snapshot).get(workload.node), workload, memory, cpu)
         workloads.set_values(

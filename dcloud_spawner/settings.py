@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from dcloud_spawner.errors import ConfigurationError
+from dcloud_spawner.roles import DEFAULT_ROLES, STANDARD, RoleLimits, with_defaults
 
 EngineName = Literal["auto", "docker", "sandbox"]
 GpuPassing = Literal["device-request", "cdi", "runtime"]
@@ -166,6 +167,19 @@ class Settings(BaseSettings):
         "and not charged beyond that.",
     )
 
+    roles: Annotated[dict[str, RoleLimits], BeforeValidator(with_defaults)] = Field(
+        default_factory=lambda: dict(DEFAULT_ROLES),
+        description="Limits by role; one that is given here replaces the built-in one of its name, "
+        "and what it leaves out has no limit.",
+    )
+    default_role: str = Field(STANDARD, description="Role of whoever is in no group that is one.")
+    starts_per_minute: int = Field(
+        30, ge=1, description="Servers that one user may start within a minute."
+    )
+    api_calls_per_minute: int = Field(
+        600, ge=1, description="Calls of the API that one user may make within a minute."
+    )
+
     personal_budget: Literal["none", "soft", "hard"] = Field(
         "none",
         description="What happens when a person's own account has nothing left: none only counts, "
@@ -242,6 +256,16 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"tier_groups: {group} has the tier {tier!r}; there are {', '.join(self.tiers)}"
                 )
+        for name, role in self.roles.items():
+            if role.tier is not None and role.tier not in self.tiers:
+                raise ValueError(
+                    f"roles: {name} has the tier {role.tier!r}; there are {', '.join(self.tiers)}"
+                )
+        if self.default_role not in self.roles:
+            raise ValueError(
+                f"default_role: there is no {self.default_role!r}; "
+                f"there are {', '.join(self.roles)}"
+            )
         for tier in self.preemptible_tiers:
             if tier not in self.tiers:
                 raise ValueError(

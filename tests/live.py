@@ -23,6 +23,7 @@ from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
 from hub_services.cli.deployment import cache_dir
 from hub_services.cli.node import install_proxy, proxy_command
+from tests.no_limits import NO_LIMITS
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,6 +72,7 @@ class Deployment:
             "resume_seconds": 0.5,
             "reserve_memory_gib": 1,
             "cpu_overcommit": 16,
+            "roles": NO_LIMITS,
             **settings,
         }
         self.settings = Settings(**values)

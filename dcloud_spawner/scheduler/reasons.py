@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 
 def on_hold(reason: str) -> str:
@@ -23,18 +24,31 @@ BOOKED = "It could still run when an advance reservation begins that needs what 
 """Said to the head of the queue; whoever is behind it waits for it anyway."""
 
 
-def own_limit(limit: int, used: Mapping[str, int], asked: int) -> str:
-    """The user's own limit of GPUs; ``used`` are their servers and the GPUs that each has.
-    Empty when what is asked for is within the limit."""
-    busy = {server: gpus for server, gpus in used.items() if gpus}
+class Unit(NamedTuple):
+    """What a limit counts."""
+
+    one: str
+    many: str
+
+
+GPUS = Unit("GPU", "GPUs")
+MEMORY = Unit("GiB of memory", "GiB of memory")
+CORES = Unit("core", "cores")
+
+
+def own_limit(limit: float, used: Mapping[str, float], asked: float, unit: Unit = GPUS) -> str:
+    """The user's own limit; ``used`` are their servers and what each has of it. Empty when what is
+    asked for is within the limit."""
+    busy = {server: amount for server, amount in used.items() if amount}
     if sum(busy.values()) + asked <= limit:
         return ""
-    noun = "GPU" if limit == 1 else "GPUs"
-    if not busy:
-        return f"Your limit is {limit} {noun}, and you asked for {asked}."
-    servers = " and ".join(f"{_server(name)} uses {gpus}" for name, gpus in sorted(busy.items()))
-    return f"Your limit is {limit} {noun}, and {servers}. It starts when that is given back."
+    yours = f"Your limit is {limit:g} {unit.one if limit == 1 else unit.many}, and"
+    if not busy or asked > limit:
+        return f"{yours} you asked for {asked:g}."
+    servers = " and ".join(f"{server_words(name)} uses {n:g}" for name, n in sorted(busy.items()))
+    return f"{yours} {servers}. It starts when that is given back."
 
 
-def _server(name: str) -> str:
+def server_words(name: str) -> str:
+    """A server of the one who reads it."""
     return f"“{name}”" if name else "your default server"

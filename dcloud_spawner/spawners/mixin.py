@@ -173,6 +173,7 @@ class PlatformSpawner(SpawnerRow):
                 image,
                 actor,
                 groups={group.name for group in self.user.groups},
+                administrator=bool(self.user.admin),
                 keeps_place_for=beside.waiting if beside else None,
             )
         finally:

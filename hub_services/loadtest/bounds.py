@@ -71,21 +71,22 @@ def refuse_among_others(platform: Platform) -> None:
 
 
 def _pool(platform: Platform) -> Pool:
+    """What there is, and of one node no more than anybody may have."""
     settings = platform.settings
+    mine = settings.roles[settings.default_role]
     with platform.database.reading() as connection:
         rows = nodes.all_nodes(connection)
         free = [
             each.node for each in nodes.all_accelerators(connection) if each.health is Health.OK
         ]
+    gpus = max((free.count(name) for name in set(free)), default=0)
+    memory = max((row.memory_bytes / GIB - settings.reserve_memory_gib for row in rows), default=0)
+    cpus = max((row.cpu_millicores / 1000 * settings.cpu_overcommit for row in rows), default=0)
     return Pool(
         gpus=len(free),
-        gpus_on_a_node=max((free.count(name) for name in set(free)), default=0),
-        memory_gib_of_a_node=max(
-            (row.memory_bytes / GIB - settings.reserve_memory_gib for row in rows), default=0
-        ),
-        cpus_of_a_node=max(
-            (row.cpu_millicores / 1000 * settings.cpu_overcommit for row in rows), default=0
-        ),
+        gpus_on_a_node=gpus if mine.gpus is None else min(gpus, mine.gpus),
+        memory_gib_of_a_node=memory if mine.memory_gib is None else min(memory, mine.memory_gib),
+        cpus_of_a_node=cpus if mine.cpus is None else min(cpus, mine.cpus),
     )
 
 

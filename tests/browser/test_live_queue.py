@@ -19,6 +19,7 @@ from tests.browser.staged import QueueHub
 from tests.browser.story import A100
 from tests.docker.people import until
 from tests.memory_engine import MemoryEngine
+from tests.no_limits import NO_LIMITS
 
 pytestmark = pytest.mark.browser
 
@@ -220,7 +221,7 @@ def test_a_hold_by_another_process_is_shown_with_its_reason(
     hold(queue_hub, "carol", 2)
     ada = window("ada")
     wait_for(ada, queue_hub, 4)
-    settings = Settings(state=queue_hub.folder / "state", simulated_gpus=True)
+    settings = Settings(state=queue_hub.folder / "state", simulated_gpus=True, roles=NO_LIMITS)
     other = Platform(settings, engine=MemoryEngine())
     with other.database.reading() as connection:
         waiting = workloads.find_open(connection, "ada", "")
