@@ -6,7 +6,7 @@ a time is found by halving the numbers of the entries, which are in the order of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, String, and_, cast, func, literal_column, select
 
 from dcloud_spawner.store.entries import Entry, Kind
-from dcloud_spawner.store.ledger_schema import entries, meters, usage_hours
+from dcloud_spawner.store.ledger_schema import entries, meters, spans, usage_hours
 from dcloud_spawner.store.schema import workloads
 from dcloud_spawner.store.usage import Session, Use, session_columns, session_of
 
@@ -118,6 +118,16 @@ def running(connection: Connection, account: str, user: str = "") -> list[Sessio
         query = query.where(meters.c.user == user)
     rows = connection.execute(query.order_by(workloads.c.sequence))
     return [session_of(row) for row in rows]
+
+
+def models_of(connection: Connection, identifiers: Collection[str]) -> dict[str, dict[str, int]]:
+    """How many GPUs of each model some sessions held last, by workload."""
+    rows = connection.execute(
+        select(spans.c.workload, spans.c.gpu_models)
+        .where(spans.c.workload.in_(identifiers))
+        .order_by(spans.c.begins_at, spans.c.id)
+    )
+    return {row.workload: row.gpu_models for row in rows}
 
 
 # ---------------------------------------------------------------------------- use by the hour

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -117,11 +118,13 @@ def session_length(session: Session, now: datetime) -> str:
     return length_words(seconds_of(session, now))
 
 
-def session_gpus(session: Session) -> str:
-    """``3 × A100``, ``none``."""
+def session_gpus(session: Session, models: Mapping[str, int] | None = None) -> str:
+    """``3 × A100``, ``none``; by what it held, else by what it asked for."""
     workload = session.workload
     if not workload.gpus:
         return "none"
+    if models:
+        return ", ".join(gpus_words(count, model) for model, count in sorted(models.items()))
     return gpus_words(workload.gpus, workload.gpu_model)
 
 

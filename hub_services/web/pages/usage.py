@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -12,11 +13,11 @@ from sqlalchemy import Connection
 from dcloud_spawner.budgets import Runway, runway
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.form.words import credits_figure
-from dcloud_spawner.measuring.figures import Figures
 from dcloud_spawner.store import bookkeeping, entries, measures
 from dcloud_spawner.store.accounts import Budget
 from dcloud_spawner.store.bookkeeping import Cursor
 from dcloud_spawner.store.entries import Part
+from dcloud_spawner.store.measures import SessionMeasures
 from dcloud_spawner.store.usage import Session, Use
 from hub_services.web.pages.days import day_words
 from hub_services.web.pages.figures import (
@@ -163,8 +164,12 @@ def figures(
     if payer is not None and ahead is not None:
         granted = ahead.granted_microcredits
         of = f"of {credits_figure(granted, 0)} credits" if granted else "credits"
+        left = ahead.left_microcredits
+        counted = payer.account.budget is Budget.NONE and left <= 0
         found += [
-            Figure("Balance", balance_figure(ahead.left_microcredits), of),
+            Figure("Used in all", credits_figure(-left), "credits")
+            if counted
+            else Figure("Balance", balance_figure(left), of),
             Figure("Burn rate now", credits_figure(running.burn), "credits an hour"),
             _runs_out(call, payer, ahead, use, days),
         ]
@@ -231,12 +236,14 @@ def read_sessions(
         limit=SESSIONS_SHOWN + 1,
     )
     shown = found[:SESSIONS_SHOWN]
-    measured = measures.of_sessions(connection, [each.workload.id for each in shown])
+    identifiers = [each.workload.id for each in shown]
+    measured = measures.of_sessions(connection, identifiers)
+    models = bookkeeping.models_of(connection, identifiers)
     more = len(found) > len(shown)
     return Sessions(
         rows=tuple(
-            session_row(call, each, found.figures if found else None)
-            for each, found in ((each, measured.get(each.workload.id)) for each in shown)
+            session_row(call, each, measured.get(each.workload.id), models.get(each.workload.id))
+            for each in shown
         ),
         count=bookkeeping.count_sessions(connection, payer.id, since, call.now, payer.only),
         oldest_first=oldest,
@@ -246,8 +253,14 @@ def read_sessions(
     )
 
 
-def session_row(call: Call, session: Session, measured: Figures | None) -> SessionRow:
+def session_row(
+    call: Call,
+    session: Session,
+    found: SessionMeasures | None,
+    models: Mapping[str, int] | None,
+) -> SessionRow:
     """One line."""
+    measured = found.figures if found else None
     workload, meter = session.workload, session.meter
     profile = call.platform.profiles.current().get(workload.profile)
     use = measured.gpu_utilisation_percent if measured and workload.gpus else None
@@ -257,7 +270,7 @@ def session_row(call: Call, session: Session, measured: Figures | None) -> Sessi
         profile=profile.title if profile else workload.profile,
         server=workload.server_name,
         user="" if call.viewer.owns(workload.user) else workload.user,
-        gpus=session_gpus(session),
+        gpus=session_gpus(session, models),
         pips=workload.gpus if workload.gpus <= 8 else 0,
         started=when(at, call.zone, call.now),
         started_utc=utc(at),

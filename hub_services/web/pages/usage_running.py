@@ -100,7 +100,7 @@ def running_of(connection: Connection, call: Call, payer: Payer | None) -> Runni
         burn, unsettled = burn + price, unsettled + used - each.meter.charged_microcredits
         last = _recent(connection, each, call.now)
         total = measured[each.workload.id].figures if each.workload.id in measured else None
-        rows.append(_row(call, each, profiles, price, used, last, total))
+        rows.append(_row(call, each, profiles, spans, price, used, last, total))
     return RunningView(tuple(rows), call.now, clock, payer.id, burn=burn, unsettled=unsettled)
 
 
@@ -136,6 +136,7 @@ def _row(
     call: Call,
     session: Session,
     profiles: Mapping[str, Profile],
+    spans: Sequence[Span],
     price: Fraction,
     used: int,
     recent: Sequence[Figures | None],
@@ -144,6 +145,8 @@ def _row(
     workload = session.workload
     profile = profiles.get(workload.profile)
     title = profile.title if profile else workload.profile
+    gpus = session_gpus(session, spans[-1].gpu_models if spans else None)
+    gpus = "no GPU" if gpus == "none" else gpus
     place = f", {workload.node}" if workload.node else ""
     own = call.viewer.owns(workload.user)
     memory, of = _memory(session, recent)
@@ -153,7 +156,7 @@ def _row(
     return RunningRow(
         id=workload.id,
         name=workload.server_name or "default server",
-        about=f"{title}, {session_gpus(session).replace('none', 'no GPU')}{place}",
+        about=f"{title}, {gpus}{place}",
         user="" if own else workload.user,
         gpu_use=percent(known[-1] / 100 if known and uses[-1] is not None else None),
         spark=spark(uses),
