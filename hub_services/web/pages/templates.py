@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from dcloud_spawner.form.view import TEMPLATES as HUB_TEMPLATES
 from dcloud_spawner.form.words import credits_figure
-from hub_services.web.pages.figures import balance_figure, gpu_hours, kwh, percent, signed
+from hub_services.web.api.wire_types import credits_text
+from hub_services.web.pages.figures import balance_figure, gpu_hours, kwh, percent, signed, when
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -32,8 +33,10 @@ def environment() -> Environment:
     made.globals["drawn"] = drawn
     made.filters.update(
         credits=credits_figure,
+        exact=credits_text,
         balance=balance_figure,
         signed=signed,
+        when=when,
         gpu_hours=gpu_hours,
         kwh=kwh,
         percent=percent,

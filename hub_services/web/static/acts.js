@@ -74,7 +74,7 @@ form.addEventListener("submit", async (event) => {
   say(sure, "One moment…");
   try {
     const why = asked.reason ? { [asked.reasonName ?? "reason"]: reason.value } : undefined;
-    const answer = await call(asked.method ?? "POST", asked.path, asked.body || why ? { ...asked.body, ...why } : undefined);
+    const answer = await call(asked.method ?? "POST", asked.path, asked.body || why ? { ...asked.body, ...why } : undefined, asked.key);
     dialog.close();
     asked.done?.(answer);
   } catch (error) {

@@ -10,9 +10,10 @@ export function refusal(error, form) {
   });
 }
 
-/** The API's answer, or an Error whose text a person may read. */
-export async function call(method, path, body) {
+/** The API's answer, or an Error whose text a person may read. With a key it is done only once. */
+export async function call(method, path, body, key) {
   const headers = { Accept: "application/json", "X-XSRFToken": meta("xsrf") };
+  if (key) headers["Idempotency-Key"] = key;
   if (body) headers["Content-Type"] = "application/json";
   let answer;
   try {

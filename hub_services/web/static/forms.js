@@ -4,6 +4,7 @@
 //   data-ask, data-lost, data-sure, data-look   the question before it is done; none: done at once
 //   data-reason   the question asks for a reason too, which is sent as this field
 //   data-done     what is said when the page is there again; data-next: where to go then
+//   data-body     what is sent, as JSON, where a button has no form
 // A field is sent under its name; data-as says how: credits, whole, number, moment, names, check.
 // An empty one is left out, or sent as null with data-null. A part with data-when="field=a|b" is
 // there only while that field has one of these values.
@@ -14,6 +15,9 @@ import { hour, say } from "../words.js";
 const DONE = "dcloud-done", MICRO = 1_000_000;
 const by = (id) => document.getElementById(id);
 const main = by("main");
+
+/** Names what is about to be done, so that it is done once however often it is sent. */
+const freshKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** 5.2 credits as 5200000, exactly. */
 function microcredits(text) {
@@ -50,7 +54,7 @@ function body(form) {
 
 /** What a field says, in words. */
 function shown(field) {
-  if (field.tagName === "SELECT") return field.selectedOptions[0]?.textContent.trim() ?? "";
+  if (field.tagName === "SELECT") return field.value ? field.selectedOptions[0].textContent.trim() : field.dataset.none ?? "";
   if (field.type === "radio") return field.labels[0]?.textContent.trim() ?? field.value;
   if (field.type === "datetime-local" && field.value) return hour(new Date(field.value));
   if (field.type === "checkbox") return field.checked ? field.dataset.yes ?? "" : field.dataset.no ?? "";
@@ -93,6 +97,7 @@ function asks(asked, form, sent) {
     method: asked.dataset.method,
     path: path(asked, form),
     body: sent,
+    key: freshKey(),
     reason: "reason" in asked.dataset,
     reasonName: asked.dataset.reason || "reason",
     words: (error) => (form ? refusal(error, form) : error.message),
@@ -104,7 +109,7 @@ async function send(form, sent) {
   const button = form.querySelector("[type=submit]"), words = filled(form.dataset.done ?? "Done.", form);
   button.disabled = true;
   try {
-    done(form, words, await call(form.dataset.method ?? "POST", path(form, form), sent));
+    done(form, words, await call(form.dataset.method ?? "POST", path(form, form), sent, freshKey()));
   } catch (error) {
     complain(form, error);
   }
@@ -138,7 +143,7 @@ main.addEventListener("submit", (event) => {
 
 main.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-path]");
-  if (button) asks(button, null, undefined);
+  if (button) asks(button, null, button.dataset.body && JSON.parse(button.dataset.body));
 });
 
 main.addEventListener("change", (event) => {
