@@ -8,6 +8,7 @@ from dcloud_spawner.engines.use import Use
 from dcloud_spawner.measuring.step import Held, step
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import measures
+from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.measures import Addition
 
 GAUGE_PERIODS = 2.0
@@ -27,7 +28,7 @@ class Measurer:
         """Measure what runs; now and then forget what is too old. Blocks."""
         use = self._platform.engine.measure()
         if use.containers:
-            record(self._platform, use)
+            record(self._platform.database, use, self._platform.settings.measure_seconds)
         now = utc_now()
         if self._forgot_at is None or not timedelta(0) <= now - self._forgot_at < FORGET_EVERY:
             self.forget(now)
@@ -47,7 +48,7 @@ class Measurer:
                     more = measures.forget_oldest(connection, seconds, now - timedelta(days=days))
 
 
-def record(platform: Platform, use: Use) -> int:
+def record(database: Database, use: Use, period_seconds: float) -> int:
     """Write down one reading; returns of how many sessions. Blocks.
 
     What was read last time is in the database, so it does not matter which process read it, when,
@@ -55,8 +56,8 @@ def record(platform: Platform, use: Use) -> int:
     """
     of_container = {found.workload_id: found for found in use.containers}
     of_gpu = {found.uuid: found for found in use.accelerators}
-    longest = GAUGE_PERIODS * platform.settings.measure_seconds
-    with platform.database.transaction() as connection:
+    longest = GAUGE_PERIODS * period_seconds
+    with database.transaction() as connection:
         running = [
             found for found in measures.subjects(connection) if found.workload in of_container
         ]

@@ -23,12 +23,14 @@ from dcloud_spawner.engines.use import AcceleratorUse, ContainerUse, Use
 from dcloud_spawner.measuring.figures import Figures
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import history, measures
+from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.ledger_schema import usage_hours
 from dcloud_spawner.store.measures import Measure, SessionMeasures
 from dcloud_spawner.store.measures_schema import measures as rows
 from dcloud_spawner.store.schema import workloads as workload_rows
 from dcloud_spawner.store.workloads import Workload
-from hub_services.controller.measures import Measurer, record
+from hub_services.controller import measures as controller
+from hub_services.controller.measures import Measurer
 from tests.faults import measure_worker
 from tests.faults.workers import kill
 from tests.memory_engine import MemoryEngine
@@ -36,7 +38,7 @@ from tests.platforms import ALICE, opened, settings_for, start
 
 S = 1_000_000
 GIB = 2**30
-KILLS = 40
+KILLS = 24
 
 
 @pytest.fixture
@@ -62,6 +64,10 @@ def began(platform: Platform, workload: Workload, at: datetime = BEGAN) -> Workl
             .values(engine_started_at=at)
         )
     return workload
+
+
+def record(database: Database, use: Use) -> int:
+    return controller.record(database, use, 10)
 
 
 def use(workload: Workload, seconds: float, uuids: tuple[str, ...] = ()) -> Use:
@@ -120,7 +126,7 @@ def test_a_session_is_measured_by_samples_minutes_hours_and_in_all(platform: Pla
     held = gpus(platform, workload)
     assert len(held) == 2
     for seconds in range(10, 310, 10):
-        assert record(platform, use(workload, seconds, held)) == 1
+        assert record(platform.database, use(workload, seconds, held)) == 1
     whole = session(platform, workload)
     assert whole.figures.cpu_millicores == 500
     assert whole.memory_bytes_max == GIB
@@ -145,16 +151,16 @@ def test_a_session_is_measured_by_samples_minutes_hours_and_in_all(platform: Pla
 def test_the_same_turn_again_adds_nothing(platform: Platform) -> None:
     workload = began(platform, start(platform))
     held = gpus(platform, workload)
-    assert record(platform, use(workload, 10, held)) == 1
+    assert record(platform.database, use(workload, 10, held)) == 1
     before = session(platform, workload), pieces(platform, workload, 10), hours(platform)
-    assert record(platform, use(workload, 10, held)) == 0
+    assert record(platform.database, use(workload, 10, held)) == 0
     assert (session(platform, workload), pieces(platform, workload, 10), hours(platform)) == before
 
 
 def test_a_dead_gpu_is_unknown_and_its_session_goes_on_being_measured(platform: Platform) -> None:
     workload = began(platform, start(platform))
     for seconds in (10, 20, 30):
-        record(platform, use(workload, seconds))
+        record(platform.database, use(workload, seconds))
     figures = session(platform, workload).figures
     assert figures.cpu_millicores == 500 and figures.gpus_max == 1
     assert figures.gpu_utilisation_percent is None
@@ -169,9 +175,9 @@ def test_what_is_not_running_by_the_rows_is_not_measured(
 ) -> None:
     workload = began(platform, start(platform))
     stranger = ContainerUse("nobody", "ref", BEGAN + timedelta(seconds=10), 5, 5)
-    assert record(platform, Use((stranger,))) == 0
+    assert record(platform.database, Use((stranger,))) == 0
     lifecycle.stop(platform, workload.id, "stopped", ALICE)
-    assert record(platform, use(workload, 10)) == 0
+    assert record(platform.database, use(workload, 10)) == 0
     with platform.database.reading() as connection:
         assert measures.of_sessions(connection, [workload.id, "nobody"]) == {}
 
@@ -201,7 +207,7 @@ def test_a_graph_takes_the_finest_pieces_that_are_kept_and_not_too_many(
 ) -> None:
     workload = began(platform, start(platform))
     for seconds in (*range(10, 100, 10), *range(600, 7210, 600)):
-        record(platform, use(workload, seconds))
+        record(platform.database, use(workload, seconds))
     measurer = Measurer(platform)
 
     def resolution(since_hours: float, length_hours: float) -> int:
@@ -228,7 +234,7 @@ def test_a_graph_takes_the_finest_pieces_that_are_kept_and_not_too_many(
 def test_what_is_old_goes_by_its_length_and_the_whole_session_stays(platform: Platform) -> None:
     workload = began(platform, start(platform))
     for seconds in (10, 4000, 90_000):
-        record(platform, use(workload, seconds))
+        record(platform.database, use(workload, seconds))
     whole = session(platform, workload)
     measurer = Measurer(platform)
 
@@ -247,9 +253,9 @@ def test_what_is_old_goes_by_its_length_and_the_whole_session_stays(platform: Pl
 
 def test_simulated_people_leave_no_measures_behind(platform: Platform) -> None:
     workload = began(platform, start(platform))
-    record(platform, use(workload, 10))
+    record(platform.database, use(workload, 10))
     other = began(platform, start(platform, "bob"))
-    record(platform, use(other, 10))
+    record(platform.database, use(other, 10))
     with platform.database.transaction() as connection:
         history.forget_measures(connection, [workload.id])
         assert set(measures.of_sessions(connection, [workload.id, other.id])) == {other.id}
@@ -264,7 +270,7 @@ def processes() -> Any:
 
 
 def test_kill_9_of_two_who_measure_at_once_neither_loses_nor_doubles(
-    platform: Platform, tmp_path: Path, processes: Any
+    platform: Platform, processes: Any
 ) -> None:
     """The counters go on while nobody measures, so whatever one turn lost the next would find;
     what was counted twice would stay."""
@@ -272,22 +278,26 @@ def test_kill_9_of_two_who_measure_at_once_neither_loses_nor_doubles(
     held = gpus(platform, workload)
     chooser = random.Random(5)
     begun = time.time()
+    turns = processes.RawValue("i", 0)
     for _ in range(KILLS // 2):
+        before = turns.value
         pair = [
             processes.Process(
                 target=measure_worker.measure_all_the_time,
-                args=(platform.settings.store_url, tmp_path, workload.id, held, begun),
+                args=(platform.settings.store_url, workload.id, held, begun, turns),
             )
             for _ in range(2)
         ]
         for process in pair:
             process.start()
-        time.sleep(chooser.uniform(0.05, 0.25))
+        while turns.value < before + 2:
+            time.sleep(0.005)
+        time.sleep(chooser.uniform(0, 0.03))
         for process in pair:
             kill(process)
     last = measure_worker.reading(workload.id, held, begun, 10)
     last = replace(last, containers=(replace(last.containers[0], at=datetime.now(UTC)),))
-    assert record(platform, last) == 1
+    assert record(platform.database, last) == 1
     whole = session(platform, workload).figures
     assert whole.samples > KILLS
     assert whole.cpu_microseconds == last.containers[0].cpu_microseconds
