@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
 from dcloud_spawner import accounting, transfers
@@ -36,10 +35,8 @@ from hub_services.web.api.ledger_models import (
 )
 from hub_services.web.api.operation import Call, Nothing
 from hub_services.web.api.reads import cursor_number
-from hub_services.web.api.wire_types import Name, amount
+from hub_services.web.api.wire_types import amount, is_name
 from hub_services.web.viewer import Viewer
-
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 _NO_TARGET = NotFound(
     "You cannot see the account that is to get the credits.",
@@ -194,10 +191,9 @@ async def _set_member(call: Call[Nothing, Any], role: Role | None) -> AccountDet
 
 
 def _user_name(text: str) -> str:
-    try:
-        return _NAME.validate_python(text)
-    except ValidationError:
-        raise NotFound("There is nobody of that name.", field="user") from None
+    if not is_name(text):
+        raise NotFound("There is nobody of that name.", field="user")
+    return text
 
 
 # ---------------------------------------------------------------------------- moving credits

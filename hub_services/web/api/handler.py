@@ -174,4 +174,7 @@ def _refusal(error: ValidationError, model: type[BaseModel]) -> InvalidChoice:
     if first["type"] == "json_invalid":
         return InvalidChoice("The body is not JSON.", hint=f"An object with: {known}.")
     message = first["msg"].removeprefix("Value error, ")
-    return InvalidChoice(f"{field}: {message}." if field else f"{message}.", field=field)
+    if not field:  # a rule of the whole says itself which field it is about
+        about = message.partition(":")[0]
+        return InvalidChoice(f"{message}.", field=about if about in model.model_fields else "")
+    return InvalidChoice(f"{field}: {message}.", field=field)

@@ -1,4 +1,5 @@
-"""Operations of the ledger: use, entries, accounts, grants, rates. A part of ``operations``."""
+"""Operations of the ledger: use, entries, accounts, rates, limits, requests for more. A part of
+``operations``."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
-from hub_services.web.api import accounts, grants, ledger, measures, rates, usage
+from hub_services.web.api import accounts, grants, ledger, limits, measures, rates, requests, usage
 from hub_services.web.api import ledger_models as models
+from hub_services.web.api import limits_models as more
 from hub_services.web.api import usage_models as use
 from hub_services.web.api.models import Page
 from hub_services.web.api.operation import Call, Nothing, Operation, View, Wire
@@ -166,5 +168,68 @@ LEDGER_OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
         models.RateView,
         administrators=True,
         status=HTTPStatus.CREATED,
+    ),
+    read("limits", "One's own limits", limits.my_limits, Nothing, more.LimitsView),
+    read("limits/{user}", "Somebody's limits", limits.get_limits, Nothing, more.LimitsView),
+    change(
+        "PUT",
+        "limits/{user}/{limit}",
+        "Set a limit for one person",
+        limits.set_limit,
+        more.OverrideBody,
+        more.LimitsView,
+        administrators=True,
+    ),
+    change(
+        "DELETE",
+        "limits/{user}/{limit}",
+        "Let the limit of the role count again",
+        limits.remove_limit,
+        Nothing,
+        more.LimitsView,
+        administrators=True,
+    ),
+    read(
+        "requests",
+        "Requests for more",
+        requests.list_requests,
+        more.RequestsPage,
+        more.RequestsView,
+    ),
+    read("requests/{id}", "One request for more", requests.get_request, Nothing, more.RequestView),
+    change(
+        "POST",
+        "requests",
+        "Ask for more",
+        requests.create_request,
+        more.NewRequestBody,
+        more.RequestView,
+        status=HTTPStatus.CREATED,
+    ),
+    change(
+        "POST",
+        "requests/{id}/grant",
+        "Give what was asked for",
+        requests.grant_request,
+        more.GrantRequestBody,
+        more.RequestView,
+        administrators=True,
+    ),
+    change(
+        "POST",
+        "requests/{id}/decline",
+        "Decline a request",
+        requests.decline_request,
+        more.DeclineRequestBody,
+        more.RequestView,
+        administrators=True,
+    ),
+    change(
+        "POST",
+        "requests/{id}/withdraw",
+        "Withdraw a request",
+        requests.withdraw_request,
+        Nothing,
+        more.RequestView,
     ),
 )

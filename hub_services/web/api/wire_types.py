@@ -17,7 +17,8 @@ from pydantic import (
     BeforeValidator,
     Field,
     StringConstraints,
-    WithJsonSchema,
+    TypeAdapter,
+    ValidationError,
 )
 
 from hub_services.web.api.operation import View
@@ -94,15 +95,19 @@ Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=_NO_NUL),
 ]
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+def is_name(text: str) -> bool:
+    """Whether somebody may be called so: what a path had, which no model has checked."""
+    try:
+        return _NAME.validate_python(text) == text
+    except ValidationError:
+        return False
+
+
 Filter = Annotated[str, StringConstraints(max_length=255, pattern=_NO_NUL)]
 """A name to look for; empty: any."""
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-z-]{0,64}$")]
 """An id of ours; empty: none was given."""
-
-Key = Annotated[
-    str,
-    StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$"),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 128}),
-]
-"""An idempotency key: visible ASCII."""
