@@ -31,8 +31,9 @@ from dcloud_spawner.engines.base import (
     Mount,
     Phase,
 )
+from dcloud_spawner.engines.use import ContainerUse
 from dcloud_spawner.errors import EngineError, LaunchFailed
-from tests.simgpu.simgpu import Simulation
+from tests.simgpu.simgpu import Simulation, set_driver, set_health, set_usage
 
 MIB = 2**20
 SLEEP = ("sleep", "600")
@@ -95,6 +96,13 @@ class Bench:
         """The one container of a spec."""
         (found,) = self.engine.observe(spec.labels[LABEL_WORKLOAD])
         return found
+
+    def use(self, spec: ContainerSpec) -> ContainerUse | None:
+        """What the one container of a spec uses; None when it does not run."""
+        workload = spec.labels[LABEL_WORKLOAD]
+        found = [use for use in self.engine.measure().containers if use.workload_id == workload]
+        assert len(found) < 2
+        return found[0] if found else None
 
     def run(self, spec: ContainerSpec, seconds: float = 30) -> tuple[ContainerFacts, str]:
         """Launch, wait for the end, and give the facts and the output."""
@@ -172,6 +180,15 @@ while True:
     memory = read("memory.max", "memory/memory.limit_in_bytes")
     print("limits", memory, read("cpu.max", "cpu/cpu.cfs_quota_us"), "end")
     time.sleep(0.1)
+"""
+
+USE = """
+import time
+held = bytearray(b"x") * (200 * 2**20)
+while time.process_time() < 1.5:
+    pass
+print("used", int(time.process_time() * 1e6))
+time.sleep(600)
 """
 
 GPUS = """
@@ -392,6 +409,49 @@ class EngineContract:
         with pytest.raises(EngineError):
             bench.engine.update_limits(workload, memory_bytes=64 * MIB, cpu_millicores=500)
         assert bench.facts(spec).phase is Phase.ALIVE
+
+    # -- measures --------------------------------------------------------------------------------
+
+    def test_what_a_busy_container_uses_is_told(self, bench: Bench) -> None:
+        spec = bench.spec(*python(USE), memory_bytes=512 * MIB)
+        launched = bench.engine.launch(spec)
+        used = int(bench.output(spec, "used", 40).split()[-1])
+        first, second = bench.use(spec), bench.use(spec)
+        assert first is not None and second is not None
+        assert first.ref == second.ref and launched.started_at is not None
+        assert launched.started_at < first.at <= second.at
+        assert first.cpu_microseconds is not None and second.cpu_microseconds is not None
+        assert 0.95 * used <= first.cpu_microseconds <= 1.15 * used
+        assert second.cpu_microseconds - first.cpu_microseconds < 100_000  # it sleeps now
+        assert first.memory_bytes is not None
+        assert 200 * MIB <= first.memory_bytes <= 230 * MIB
+        bench.stop(spec, 0)
+        assert bench.use(spec) is None
+
+    def test_what_gpus_do_is_told_and_a_dead_one_tells_nothing(
+        self, bench: Bench, simulation: Simulation
+    ) -> None:
+        busy, dead, well, _ = simulation.uuids()
+        spec = bench.spec(*SLEEP, accelerators=(busy,))
+        bench.engine.launch(spec)
+        set_usage(simulation, busy, utilization_percent=73, used_bytes=9 * MIB)
+        set_health(simulation, dead, "dying")
+        try:
+            found = {use.uuid: use for use in bench.engine.measure().accelerators}
+            assert dead not in found and well in found
+            assert found[busy].utilisation_percent == 73
+            assert found[busy].memory_bytes == 9 * MIB
+            assert found[busy].power_milliwatts == 70_000
+            assert found[busy].temperature_celsius == 34
+            assert (found[busy].energy_millijoules or 0) > 0
+            set_driver(simulation, init=999)
+            silent = bench.engine.measure()
+            assert silent.accelerators == ()
+            assert spec.labels[LABEL_WORKLOAD] in {use.workload_id for use in silent.containers}
+        finally:
+            set_driver(simulation)
+            set_health(simulation, dead, "ok")
+            set_usage(simulation, busy)
 
     # -- isolation -------------------------------------------------------------------------------
 
