@@ -63,29 +63,16 @@ def submit(
     """Put a valid choice into the queue, or refuse it for ever.
 
     ``groups`` are the user's, as they are now, and so is ``administrator``: they decide the role
-    and its limits, the tier, the weight, and which advance reservation it may draw on. ``keeps_place_for`` is the waiting workload beside which
-    this one is to work. When it is due is decided here, once.
+    and its limits, the tier, the weight, and which advance reservation it may draw on.
+    ``keeps_place_for`` is the waiting workload beside which this one is to work. When it is due
+    is decided here, once.
 
     Raises InvalidChoice when no node could ever hold it, NotFound or NotAllowed for a project that
     may not pay for this user or cannot pay for this, NotAllowed for what the user's limits never
-    allow, Conflict when this server already has a
-    workload that has not ended. Nothing is written then.
+    allow, Conflict when this server already has a workload that has not ended. Nothing is
+    written then.
     """
-    now = utc_now()
-    new = NewWorkload(
-        kind=NOTEBOOK,
-        user=user,
-        server_name=server_name,
-        profile=choice.profile,
-        choice=choice.as_dict(),
-        image=image,
-        gpus=choice.gpus,
-        gpu_model=choice.gpu_model,
-        memory_bytes=choice.memory_bytes,
-        cpu_millicores=choice.cpu_millicores,
-        limit_seconds=choice.limit_seconds,
-        keeps_place_for=keeps_place_for,
-    )
+    now, new = utc_now(), _asked(user, server_name, choice, image, keeps_place_for)
     with platform.database.transaction() as connection:
         _refuse_impossible(connection, platform, new, now)
         refuse_kept_home(homes.of_user(connection, user))
@@ -113,6 +100,25 @@ def submit(
             detail={"user": user, "server": server_name, "choice": choice.as_dict()},
         )
     return workload
+
+
+def _asked(
+    user: str, server_name: str, choice: Choice, image: str, keeps_place_for: str | None
+) -> NewWorkload:
+    return NewWorkload(
+        kind=NOTEBOOK,
+        user=user,
+        server_name=server_name,
+        profile=choice.profile,
+        choice=choice.as_dict(),
+        image=image,
+        gpus=choice.gpus,
+        gpu_model=choice.gpu_model,
+        memory_bytes=choice.memory_bytes,
+        cpu_millicores=choice.cpu_millicores,
+        limit_seconds=choice.limit_seconds,
+        keeps_place_for=keeps_place_for,
+    )
 
 
 def _refuse_impossible(

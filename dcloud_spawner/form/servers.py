@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from dcloud_spawner.form.budget_lines import BudgetLine
 from dcloud_spawner.form.ends import End, end_of
 from dcloud_spawner.form.waiting import WaitingPage, waiting_page
 from dcloud_spawner.form.words import (
@@ -73,6 +74,11 @@ class PageWords:
         """Why servers of this spawner's user ended lately (its ``ended_views()``)."""
         found = getattr(spawner, "ended_views", None)
         return tuple(end_of(view) for view in found()) if callable(found) else ()
+
+    def warnings(self, user: object) -> tuple[BudgetLine, ...]:
+        """Budgets near their end (their spawner's ``warnings_view()``)."""
+        show = getattr(getattr(user, "spawner", None), "warnings_view", None)
+        return show() if show is not None else ()
 
     def balance(self, user: object) -> Mapping[str, object] | None:
         """What the bar shows of a user's accounts (their spawner's ``balance_view()``)."""

@@ -156,6 +156,11 @@ def _price(view: SpawnFormView, chosen: Panel | None, payer: Payer | None) -> Pr
     return price_words(view.purse, payer, chosen.model.models, asked, view.availability.at)
 
 
+def render_part(template: str, **values: object) -> str:
+    """A part of a page that is drawn alone."""
+    return _environment().get_template(template).render(**values)
+
+
 def live_data(view: SpawnFormView) -> dict[str, object]:
     """What changes while the page is open, as JSON; asked for again every few seconds."""
     pool = view.availability

@@ -20,6 +20,7 @@ from dcloud_spawner.live.ledger import (
     with_running,
 )
 from dcloud_spawner.live.outlook import Chances, Expected, no_forecast
+from dcloud_spawner.live.warnings import WARNINGS_AGAIN, Warnings, read_warnings
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.free import FreeNode, free_now, openings
 from dcloud_spawner.scheduler.order import ordered
@@ -103,6 +104,8 @@ class PoolState:
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     """Planned and active ones by their id."""
     ledger: LedgerReading = field(default_factory=LedgerReading)
+    warnings: Warnings = field(default_factory=Warnings)
+    """Budgets near their end."""
     """Everybody's accounts, and what runs at which price."""
     record: Record = NO_RECORD
     """How good the expected ranges were lately."""
@@ -136,6 +139,8 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         past = past or read_past(connection, now)
         known = before.ledger if before and now - before.ledger.at < LEDGER_AGAIN else None
         ledger = known or read_ledger(connection, now)
+        warned = before.warnings if before and now - before.warnings.at < WARNINGS_AGAIN else None
+        warned = warned or read_warnings(connection, now)
         booked = {found.id: found for found in reservations.open_reservations(connection)}
         counted = before is not None and before.record_at and now - before.record_at < RECOUNT
         record = before.record if before and counted else listing.record(connection)
@@ -158,6 +163,7 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         past=past,
         reservations=booked,
         ledger=with_running(ledger, open_workloads, held, now),
+        warnings=warned,
         record=record,
         record_at=before.record_at if before and counted else now,
     )

@@ -19,6 +19,7 @@ from tornado.web import HTTPError
 from dcloud_spawner.spawners.actor import actor_of, noted
 from dcloud_spawner.spawners.forgotten import end_forgotten
 from dcloud_spawner.spawners.meanwhile import CpuMeanwhileHandler
+from dcloud_spawner.spawners.notices import NoticesHandler
 from dcloud_spawner.store.events import Actor
 
 SETTLE_SECONDS = 5.0
@@ -128,6 +129,7 @@ _HANDLERS = [
     (r"/api/users/([^/]+)/servers/([^/]*)", ServerHandler),
     (r"/api/users/([^/]+)", UserHandler),
     (r"/dcloud/cpu-meanwhile/([^/]+)/?([^/]*)", CpuMeanwhileHandler),
+    (r"/dcloud/notices", NoticesHandler),
 ]
 
 

@@ -16,7 +16,7 @@ from dcloud_spawner.options import Choice, validate
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.spawners.form_frames import FormFrames
-from dcloud_spawner.spawners.money import SpawnerMoney
+from dcloud_spawner.spawners.notices import SpawnerNotices
 from dcloud_spawner.spawners.progress import amounts
 from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.store import workloads
@@ -25,7 +25,7 @@ from dcloud_spawner.store.workloads import PREEMPTED, RESERVATION_ENDS, Workload
 from dcloud_spawner.unopened import opens_until
 
 
-class SpawnerViews(SpawnerMoney):
+class SpawnerViews(SpawnerNotices):
     """The pages' side of a spawner: a mixin of JupyterHub's Spawner."""
 
     frames: ClassVar[FormFrames]
@@ -86,9 +86,11 @@ class SpawnerViews(SpawnerMoney):
 
         async def compose() -> Frames:
             if not form:
-                return self.server_frames()
+                return {"budgets": self.warnings_frame(), **self.server_frames()}
             shared = await self.frames.frame(closed)
-            return {"form": shared, "mine": await self.mine_frame(), **self.server_frames()}
+            mine = await self.mine_frame()
+            lines = self.warnings_frame()
+            return {"form": shared, "mine": mine, "budgets": lines, **self.server_frames()}
 
         return compose
 

@@ -154,7 +154,7 @@ def people_of(
     return found
 
 
-def waiting_of(connection: Connection, identifiers: Collection[str]) -> Mapping[str, set[str]]:
+def users_of(connection: Connection, identifiers: Collection[str]) -> Mapping[str, set[str]]:
     """Who has something open, waiting or running, by the account that pays."""
     rows = connection.execute(
         select(workloads.c.account, workloads.c.user)

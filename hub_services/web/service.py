@@ -10,11 +10,13 @@ from urllib.parse import urlparse
 from jupyterhub.services.auth import HubOAuth
 
 from dcloud_spawner.authenticator.source import own_addresses
+from dcloud_spawner.form.budget_lines import BudgetLine, budget_lines
 from dcloud_spawner.form.purse import balance_words
 from dcloud_spawner.live.ledger import payers_of
 from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
+from dcloud_spawner.throttle import Throttle
 from hub_services.web.board import BoardWatch
 from hub_services.web.planner import Planner
 from hub_services.web.wiring import SERVICE, WEB_CLIENT_ID, WEB_SCOPE
@@ -59,6 +61,13 @@ class Service:
     planner: Planner = field(default_factory=Planner)
     proxies: frozenset[str] = field(default_factory=lambda: frozenset(own_addresses()))
     """Addresses whose X-Forwarded-For is believed: the proxy is on this machine."""
+
+    def __post_init__(self) -> None:
+        self.calls = Throttle(self.platform.settings.api_calls_per_minute, "calls")
+
+    def warnings(self, user: str) -> tuple[BudgetLine, ...]:
+        """Budgets of a user that are near their end, of the last reading of the pool."""
+        return budget_lines(self.pool.state.warnings.by_user.get(user, ()), self.paths.root)
 
     def balance(self, user: str) -> dict[str, str] | None:
         """What the bar shows of a user's accounts, of the last reading of the pool."""

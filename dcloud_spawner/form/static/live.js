@@ -1,8 +1,20 @@
 // Follow the hub's server-sent events. Silence is loss: a proxy keeps our side open when the hub
 // behind it has died, so a heartbeat comes every 5 seconds, and who misses it connects again.
 
+import { localTimes } from "./words.js";
+
 const SILENCE_MS = 12000;
 const BACK_OFF_MS = [1000, 1000, 2000, 4000, 8000, 15000];
+
+/** The bar's lines about budgets, as the server draws them. */
+export function budgets(html) {
+  const lines = document.getElementById("dc-budgets");
+  if (!lines || lines.dataset.said === html) return;
+  lines.dataset.said = html;
+  lines.innerHTML = html;
+  lines.hidden = !html.trim();
+  localTimes(lines);
+}
 
 /** Call on[name](data) for each event, live() when one arrives, away() when the stream is lost.
  *  It connects again by itself. Returns { stop, start }. */
@@ -32,6 +44,7 @@ export function follow(url, on, { live = () => {}, away = () => {} } = {}) {
     watch = setTimeout(lost, SILENCE_MS);
     source.onerror = lost;
     source.addEventListener("beat", alive);
+    source.addEventListener("budgets", (event) => { budgets(JSON.parse(event.data)); alive(); });
     for (const [name, take] of Object.entries(on)) {
       source.addEventListener(name, (event) => { take(JSON.parse(event.data)); alive(); });
     }

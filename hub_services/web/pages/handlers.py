@@ -103,6 +103,7 @@ class PageHandler(Handler):
             "parsed_scopes": {ADMINISTRATION_SCOPE} if viewer and viewer.administrator else {},
             "services": (),
             "dc_nav": "queue",
+            "dcloud_warnings": service.warnings(viewer.name) if viewer and viewer.person else (),
             "dcloud_balance": service.balance(viewer.name) if viewer and viewer.person else None,
             "logout_url": f"{service.paths.hub}logout",
             "login_url": f"{service.paths.hub}login",
@@ -162,7 +163,12 @@ class PageEvents(EventStream, PageHandler):
         async def compose() -> Frames:
             board = await self.service.board.current()
             drawn = await self.draw(page, board)
-            return {part: frame("page", html) for part, html in drawn.items()}
+            found = {part: frame("page", html) for part, html in drawn.items()}
+            if self.viewer is not None and self.viewer.person:
+                warned = self.service.warnings(self.viewer.name)
+                lines = self.render_template("budget_lines.html", warned=warned)
+                found["budgets"] = frame("budgets", lines)
+            return found
 
         await self.follow(compose, self.service.board.changed)
 

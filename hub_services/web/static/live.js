@@ -1,4 +1,5 @@
 // Takes over the middle of the page whenever the server sends another one, and keeps the focus.
+import { budgets } from "../live.js";
 import { clock, localTimes, say } from "../words.js";
 import { openAct } from "./acts.js";
 
@@ -62,6 +63,7 @@ function follow() {
   events?.close();
   events = new EventSource(document.getElementById("main").dataset.events);
   events.addEventListener("page", (event) => { beat(); take(JSON.parse(event.data)); });
+  events.addEventListener("budgets", (event) => { beat(); budgets(JSON.parse(event.data)); });
   events.addEventListener("beat", beat);
 }
 

@@ -66,7 +66,10 @@
     if (!hub || !token) {
       return null; // not a server of a hub, or somebody else's page
     }
-    const query = new URLSearchParams({ server: config.getOption("hubServerName") });
+    const query = new URLSearchParams({
+      user: config.getOption("hubServerUser"),
+      server: config.getOption("hubServerName"),
+    });
     const answer = await fetch(`${hub}dcloud/notices?${query}`, {
       headers: { Authorization: `token ${token}` },
       credentials: "omit",
