@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from dcloud_spawner.engines.base import AcceleratorFacts, Health, NodeFacts
 from dcloud_spawner.engines.docker import DockerEngine
+from dcloud_spawner.measuring.figures import Figures
 from dcloud_spawner.spec import build_spec
-from dcloud_spawner.store import nodes
+from dcloud_spawner.store import measures, nodes
 from dcloud_spawner.store.schema import State
 from tests.docker.people import (
     QUICK,
@@ -53,7 +55,7 @@ def profiles_dir(quick_profiles: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def more_settings() -> dict[str, Any]:
-    return {"inventory_seconds": 0.5}
+    return {"inventory_seconds": 0.5, "measure_seconds": 1}
 
 
 @pytest.fixture
@@ -112,6 +114,49 @@ def test_a_gpu_can_be_chosen_by_its_model(people: People) -> None:
     person = people()
     person.run(quick(1, gpu_model=simgpu.MODEL))
     assert len(leased(person)) == 1
+
+
+# ---------------------------------------------------------------------------- what they do
+
+
+@pytest.mark.usefixtures("all_well")
+def test_what_gpus_do_is_measured_for_whoever_has_them_and_a_dead_one_is_unknown(
+    people: People, simulation: Simulation
+) -> None:
+    ann, bob = people.many(2)
+    loads = {}
+    for person, load in ((ann, 35), (bob, 90)):
+        workload = person.run(quick(1))
+        (uuid,) = leased(person)
+        simgpu.set_usage(simulation, uuid, utilization_percent=load, power_milliwatts=400_000)
+        loads[workload.id] = (uuid, load)
+
+    def newest(workload: str) -> Figures:
+        with ann.platform.database.reading() as connection:
+            now = datetime.now(UTC)
+            row = measures.of_session(connection, workload)
+            points = measures.series(connection, workload, now - timedelta(minutes=1), now, 10)
+        assert row is None or row.figures.energy_millijoules is not None
+        return points[-1].figures if points else Figures()
+
+    for workload, (_, load) in loads.items():
+        seen = f"a load of {load} %"
+        until(lambda: newest(workload).gpu_utilisation_percent_max == load, 15, seen)  # noqa: B023
+        figures = newest(workload)
+        assert figures.gpu_power_milliwatts_max == 400_000
+        assert figures.gpu_temperature_celsius_max == 34
+        assert figures.memory_bytes is not None and 2**20 < figures.memory_bytes < 2**28
+        assert figures.network_sent_bytes is not None
+    first, second = loads
+    simgpu.set_health(simulation, loads[first][0], "dying")
+    until(
+        lambda: newest(first).samples and newest(first).gpu_utilisation_percent is None,
+        30,
+        "a piece of time without a figure",
+    )
+    assert newest(second).gpu_utilisation_percent == 90
+    for uuid, _ in loads.values():
+        simgpu.set_usage(simulation, uuid)
 
 
 # ---------------------------------------------------------------------------- faults at the start
