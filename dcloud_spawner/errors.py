@@ -81,6 +81,19 @@ class TooManyAttempts(UserError):
     status_code = 429
     code = "too_many_attempts"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        field: str = "",
+        code: str | None = None,
+        retry_after_seconds: int = 0,
+    ) -> None:
+        super().__init__(message, hint=hint, field=field, code=code)
+        self.retry_after_seconds = retry_after_seconds
+        """When the next one counts; 0: the message alone says it."""
+
 
 class Unavailable(UserError):
     """A part of the platform does not answer; the same request may work later."""

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from http import HTTPStatus
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
@@ -26,6 +25,7 @@ from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.options import image_of
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import current_actor
+from dcloud_spawner.spawners.answers import answers
 from dcloud_spawner.spawners.form_frames import FormFrames
 from dcloud_spawner.spawners.instance import announce_hub
 from dcloud_spawner.spawners.refused import StartRefused
@@ -36,6 +36,7 @@ from dcloud_spawner.spec import build_spec
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
+from dcloud_spawner.throttle import Throttle
 
 FOREVER_SECONDS = 10 * 365 * 24 * 3600
 """``start_timeout`` of the hub covers the queue too; the launch has a limit of its own."""
@@ -59,6 +60,7 @@ class PlatformSpawner(SpawnerRow):
     watch: ClassVar[AdmissionWatch]
     forecast: ClassVar[ForecastWatch]
     launches: ClassVar[asyncio.Semaphore]
+    starts: ClassVar[Throttle]
     living: ClassVar[WeakSet[PlatformSpawner]]
 
     @classmethod
@@ -72,6 +74,7 @@ class PlatformSpawner(SpawnerRow):
         cls.forecast = ForecastWatch(platform, forecaster, cls.pool)
         cls.watch = AdmissionWatch(platform)
         cls.launches = asyncio.Semaphore(platform.settings.concurrent_launches)
+        cls.starts = Throttle(platform.settings.starts_per_minute, "starts")
         cls.living = WeakSet()
         cls.pool.listeners.append(cls._notice_ends)
         cls.pool.prepare.append(cls.prepare)
@@ -159,9 +162,10 @@ class PlatformSpawner(SpawnerRow):
             choice = beside.choice if beside else self.validated(self.user_options)
             image = image_of(choice, self.platform.profiles.current()[choice.profile])
             existing = await self._open_workload()
+            if existing and existing.state in RESUMABLE and existing.choice == choice.as_dict():
+                return existing
+            self.starts.count(self.user.name)
             if existing is not None:
-                if existing.state in RESUMABLE and existing.choice == choice.as_dict():
-                    return existing
                 await self._end_previous(existing, actor)
             await self.platform.in_engine_thread(refuse_missing_image, self.platform, image)
             return await self.platform.in_database_thread(
@@ -319,16 +323,7 @@ class PlatformSpawner(SpawnerRow):
         next_look = loop.time() + 1
         answered = False
         while True:
-            if not answered:
-                with contextlib.suppress(Exception):
-                    response = await client.fetch(
-                        address,
-                        raise_error=False,
-                        connect_timeout=1,
-                        request_timeout=5,
-                        follow_redirects=False,  # users decide what answers, not where we ask
-                    )
-                    answered = response.code < HTTPStatus.INTERNAL_SERVER_ERROR
+            answered = answered or await answers(client, address)
             if answered or loop.time() >= next_look:
                 next_look = loop.time() + 1
                 with contextlib.suppress(EngineUnreachable):

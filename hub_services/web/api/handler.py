@@ -10,7 +10,13 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel, ValidationError
 
-from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound, UserError
+from dcloud_spawner.errors import (
+    InvalidChoice,
+    NotAllowed,
+    NotFound,
+    TooManyAttempts,
+    UserError,
+)
 from hub_services.web.api.operation import KEY_HEADER, Call, Nothing, Operation, Wire
 from hub_services.web.handler import SAFE, Handler
 
@@ -28,7 +34,7 @@ class ApiHandler(Handler):
         self.operations = operations
 
     async def prepare(self) -> None:
-        """Nobody gets anywhere without a name."""
+        """Nobody gets anywhere without a name, nor more often than they may."""
         await super().prepare()
         if self.viewer is None:
             error = NotAllowed(
@@ -39,6 +45,7 @@ class ApiHandler(Handler):
             )
             error.status_code = 401 if "Authorization" in self.request.headers else 403
             raise error
+        self.service.calls.count(self.viewer.name)
 
     async def get(self, *values: str) -> None:
         """Read."""
@@ -125,6 +132,8 @@ class ApiHandler(Handler):
         error = {"code": told.code, "message": told.message, "hint": told.hint}
         if told.field:
             error["field"] = told.field
+        if isinstance(told, TooManyAttempts) and told.retry_after_seconds:
+            self.set_header("Retry-After", str(told.retry_after_seconds))
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps({"error": error}))
 
