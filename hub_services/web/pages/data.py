@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hub_services.web.pages.usage import read_usage
+from hub_services.web.pages.usage_ledger import read_ledger_page, read_statement
+from hub_services.web.pages.usage_project import read_project
 from hub_services.web.pages.usage_running import read_running
 from hub_services.web.pages.usage_session import read_session
 from hub_services.web.pages.views import DataPage
@@ -26,6 +28,16 @@ _PAGES: tuple[DataPage, ...] = (
         path="usage/session/([^/]+)/live",
         listed=False,
     ),
+    DataPage(
+        "usage/project",
+        "Project",
+        read_project,
+        "usage_project.html",
+        path="usage/project/([^/]+)",
+        listed=False,
+    ),
+    DataPage("usage/ledger", "Entries", read_ledger_page, "usage_ledger.html"),
+    DataPage("usage/statement", "Statement", read_statement, "usage_statement.html", listed=False),
 )
 
 DATA_PAGES = {page.name: page for page in _PAGES}

@@ -1,0 +1,2 @@
+// The button that prints.
+document.getElementById("u-print").addEventListener("click", () => print());
