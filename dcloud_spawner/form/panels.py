@@ -131,7 +131,15 @@ def panel(
 def _for(option: ModelOption, purse: Purse | None) -> ModelOption:
     """A model as this person may have it."""
     closed = purse.closed_models.get(option.value, "") if purse and option.models else ""
-    return replace(option, fits=limited(option.fits, "gpus", purse), closed=closed)
+    mine = limited(option.fits, "gpus", purse)
+    return replace(option, fits=mine, hint=_hint(option.fits, "gpus", purse), closed=closed)
+
+
+def _hint(fits: Mapping[str, Fit], field: str, purse: Purse | None) -> str:
+    """What the pool has against some values; what a person's limits have against others is said
+    beside it."""
+    own = own_fits(fits, field, purse)
+    return reason({value: fit for value, fit in fits.items() if value not in own}, UNITS[field])
 
 
 def _wanted_model(wanted: str, models: tuple[ModelOption, ...]) -> ModelOption:
@@ -247,8 +255,8 @@ def _amounts(
 ) -> Amounts:
     mine = limited(fits, field, purse)
     chosen = _key(value, fits, f"{offered.default:g}")
-    hint = limits_hint(own_fits(fits, field, purse), field)
-    return Amounts(_possible(chosen, mine), mine, reason(fits, UNITS[field]), hint)
+    limits = limits_hint(own_fits(fits, field, purse), field)
+    return Amounts(_possible(chosen, mine), mine, _hint(fits, field, purse), limits)
 
 
 def _key(value: object, fits: Mapping[str, Fit], default: str) -> str:
@@ -270,6 +278,8 @@ def _plain(fits: Mapping[str, Fit], unit: str) -> dict[str, dict[str, str]]:
 
 def _plain_fit(key: str, fit: Fit, unit: str) -> dict[str, str]:
     plain = {"state": fit.state, "mark": fit.mark, "reason": reason({key: fit}, unit)}
+    if fit.why:
+        plain["why"] = fit.why
     if fit.expected is not None:
         plain["from"] = fit.expected.earliest.isoformat()
         plain["to"] = fit.expected.latest.isoformat()

@@ -7,16 +7,19 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection
 
+from dcloud_spawner.budget_funds import read_funds
 from dcloud_spawner.engines.base import Health
 from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.errors import DCloudError
+from dcloud_spawner.form.words import left_figure
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.reasons import of_somebody, on_hold
 from dcloud_spawner.scheduler.schedule import as_request
-from dcloud_spawner.store import leases, nodes, workloads
+from dcloud_spawner.store import accounts, leases, nodes, workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.deployment import Deployment
@@ -56,7 +59,8 @@ class GpuStatus:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """One workload that has not ended. ``place`` and ``reasons`` only while it waits."""
+    """One workload that has not ended. ``place`` and ``reasons`` only while it waits; ``blocked``
+    is the code of a limit or budget that keeps it from starting, else empty."""
 
     server: str
     user: str
@@ -71,6 +75,20 @@ class ServerStatus:
     submitted_at: datetime
     since: datetime
     latest_start_at: datetime | None
+    blocked: str = ""
+
+
+@dataclass(frozen=True)
+class LowAccount:
+    """An account with a budget that has few credits left, or soon none."""
+
+    name: str
+    kind: str
+    budget: str
+    level: str
+    left_microcredits: int
+    ends_at: datetime | None
+    """When nothing is left at this pace."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,7 @@ class Status:
     gpus: Sequence[GpuStatus]
     queue: Sequence[ServerStatus]
     servers: Sequence[ServerStatus]
+    low_accounts: Sequence[LowAccount]
     at: datetime
 
 
@@ -104,12 +123,15 @@ def gather(deployment: Deployment) -> Status:
         problem = str(error)
     gpus: Sequence[GpuStatus] = ()
     open_workloads: Sequence[Workload] = ()
+    low: Sequence[LowAccount] = ()
     if database_exists(settings):
         with reading(settings) as connection:
             open_workloads = workloads.open_workloads(connection)
             gpus = _gpus(connection, {each.id: each for each in open_workloads})
+            low = _low_accounts(connection, datetime.now(UTC))
     waiting = [each for each in open_workloads if each.state is State.QUEUED]
-    order = {each.id: number for number, each in enumerate(ordered(map(as_request, waiting)), 1)}
+    in_line = [as_request(each) for each in waiting if not each.blocked]
+    order = {each.id: number for number, each in enumerate(ordered(in_line), 1)}
     waiting.sort(key=lambda each: (order.get(each.id, len(waiting)), each.sequence))
     return Status(
         url=settings.bind_url,
@@ -123,8 +145,24 @@ def gather(deployment: Deployment) -> Status:
         gpus=gpus,
         queue=[_server(each, order.get(each.id)) for each in waiting],
         servers=[_server(each) for each in open_workloads if each.state is not State.QUEUED],
+        low_accounts=low,
         at=datetime.now(UTC),
     )
+
+
+def _low_accounts(connection: Connection, now: datetime) -> Sequence[LowAccount]:
+    return [
+        LowAccount(
+            name=found.account.name,
+            kind=found.account.kind,
+            budget=found.account.budget.value,
+            level=found.runway.level.value,
+            left_microcredits=found.runway.left_microcredits,
+            ends_at=found.runway.ends_at,
+        )
+        for found in read_funds(connection, now)
+        if found.runway.level is not None
+    ]
 
 
 def _gpus(connection: Connection, by_id: Mapping[str, Workload]) -> Sequence[GpuStatus]:
@@ -180,13 +218,20 @@ def _server(workload: Workload, place: int | None = None) -> ServerStatus:
         cpu_millicores=workload.cpu_millicores,
         node=workload.node,
         place=place,
-        reasons=tuple(map(of_somebody, workload.reasons))
-        if workload.held_at is None
-        else (on_hold(workload.held_reason),),
+        reasons=_reasons(workload),
         submitted_at=workload.submitted_at,
         since=since or workload.submitted_at,
-        latest_start_at=workload.latest_start_at,
+        latest_start_at=None if workload.blocked else workload.latest_start_at,
+        blocked=workload.blocked if workload.state is State.QUEUED else "",
     )
+
+
+def _reasons(workload: Workload) -> Sequence[str]:
+    if workload.held_at is not None:
+        return (on_hold(workload.held_reason),)
+    if workload.blocked:
+        return (f"Blocked ({workload.blocked}). {workload.blocked_reason}",)
+    return tuple(map(of_somebody, workload.reasons))
 
 
 def as_json(status: Status) -> dict[str, object]:
@@ -218,6 +263,10 @@ def show(console: Console, status: Status) -> None:
     else:
         console.print("Nobody waits.\n")
     console.print(_server_table(status) if status.servers else "No server runs.")
+    if status.low_accounts:
+        console.print()
+    for low in status.low_accounts:
+        console.print(_low_line(low), highlight=False)
 
 
 def _show_gpus(console: Console, status: Status) -> None:
@@ -240,6 +289,16 @@ def _show_gpus(console: Console, status: Status) -> None:
             gpu.uuid[:UUID_LETTERS],
         )
     console.print(table, "")
+
+
+def _low_line(low: LowAccount) -> str:
+    """One account with few credits left."""
+    word = "account of" if low.kind == accounts.USER else "project"
+    left = f"{left_figure(low.left_microcredits)} credits left"
+    if low.left_microcredits <= 0:
+        left = f"[red]no credits left[/red] ({left_figure(low.left_microcredits)})"
+    ends = f", used up {_clock(low.ends_at)}" if low.ends_at and low.left_microcredits > 0 else ""
+    return f"{word} {escape(low.name)}: {left}{ends} ({low.budget} budget)"
 
 
 def _queue_table(status: Status) -> Table:

@@ -24,20 +24,24 @@ from tornado.netutil import bind_sockets
 from dcloud_spawner.errors import UserError
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.form.handlers import form_handlers
+from dcloud_spawner.form.purse import balance_words
 from dcloud_spawner.form.view import (
     TEMPLATES,
     ImageStatus,
     Offer,
     SpawnFormView,
     live_data,
+    mine_data,
     render_spawn_form,
     template_vars,
 )
 from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.live.outlook import Range, Wish
+from dcloud_spawner.live.purse import Bound, Payer, Purse, Rates, Rolling
 from dcloud_spawner.live.stream import Frames, frame
 from dcloud_spawner.options import validate
 from dcloud_spawner.profiles import load_profiles
+from dcloud_spawner.store.accounts import Budget
 
 STAGE = Path(os.environ["DCLOUD_STAGE"])
 PROFILES = load_profiles(Path(__file__).parent / "profiles")
@@ -82,6 +86,35 @@ def pool() -> Availability:
         True,
         "docker",
         expected=forecast,
+    )
+
+
+CREDIT = 1_000_000
+
+
+def purse() -> Purse:
+    said = read("pool.json").get("purse", {})
+    payers = said.get("payers", [["", "own", "none", 0]])
+    return Purse(
+        payers=tuple(
+            Payer(
+                name,
+                title,
+                Budget(budget),
+                round(credits * CREDIT),
+                round((credits - (aside[0] if aside else 0)) * CREDIT),
+            )
+            for name, title, budget, credits, *aside in payers
+        ),
+        rates=Rates(
+            {name: round(rate * CREDIT) for name, rate in said.get("gpu", {"": 1}).items()},
+            round(said.get("cpu_core", 0) * CREDIT),
+            round(said.get("memory_gib", 0) * CREDIT),
+        ),
+        bounds={name: Bound(most, used) for name, (most, used) in said.get("bounds", {}).items()},
+        closed_models=said.get("closed_models", {}),
+        rolling=tuple(Rolling(*each) for each in said.get("rolling", [])),
+        refused=said.get("refused", ""),
     )
 
 
@@ -130,6 +163,8 @@ class StagedSpawner(Spawner):
             entered=self.user.spawner.entered,
             error_field=self.user.spawner.wrong,
             active_servers=tuple(n for n, s in self.user.spawners.items() if s.active),
+            purse=purse(),
+            ask_url="/services/dcloud/requests",
         )
 
     async def draw_form(self) -> str:
@@ -138,7 +173,11 @@ class StagedSpawner(Spawner):
         return render_spawn_form(view)
 
     async def live_form(self) -> dict[str, object]:
-        return live_data(await self.view())
+        view = await self.view()
+        return {**live_data(view), "mine": mine_data(view)}
+
+    def balance_view(self) -> dict[str, str] | None:
+        return balance_words(purse().payers)
 
     def live_source(self, *, form: bool = True) -> Callable[[], Awaitable[Frames]]:
         async def compose() -> Frames:
@@ -148,9 +187,10 @@ class StagedSpawner(Spawner):
             shown = {"server": frame("server", {"server": self.name, **event})} if event else {}
             if not form:
                 return shown
-            data = live_data(await self.view())
+            view = await self.view()
+            data = live_data(view)
             del data["at"]
-            return {"form": frame("form", data), **shown}
+            return {"form": frame("form", data), "mine": frame("mine", mine_data(view)), **shown}
 
         return compose
 

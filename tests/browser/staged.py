@@ -102,7 +102,7 @@ class StagedHub:
         self._write(f"{user}-{server}.json", says)
 
     def pool(self, **says: Any) -> None:
-        """What is free: free, together, queue, images, last_choice."""
+        """What is free: free, together, queue, images, last_choice; purse: who pays and limits."""
         self._write("pool.json", says)
 
     def posted(self) -> dict[str, Any]:

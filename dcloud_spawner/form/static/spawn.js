@@ -2,10 +2,11 @@
 // those do not come through, it is asked for every few seconds.
 import { follow } from "./live.js";
 import { figure, lasts, leftOf, noteOf, parts, priceOf, short, span } from "./price.js";
-import { hour, length, localTimes, range, say, setTime } from "./words.js";
+import { hour, length, listed, localTimes, range, say, setTime } from "./words.js";
 
 const POLL_MS = 5000;
 const HIDDEN_MS = 20000;
+const UNITS = { gpus: "GPUs", memory_gib: "GiB", cpus: "cores" };
 const NOT_TOGETHER = "No single node has the GPUs, the memory and the cores free together.";
 const NOTE = {
   now: ["ok", "now"], waits: ["warn", "clock"], mine: ["warn", "clock"], aside: ["warn", "clock"], image: ["warn", "down"],
@@ -46,7 +47,8 @@ function drawGroup(panel, name, fits, hint, always) {
     }
     input.disabled = fit.state === "no";
   }
-  const note = group.parentElement.querySelector("[data-hint]");
+  const note = group.parentElement.querySelector("[data-hint]"), own = mine?.limits[panel.dataset.profile]?.[name]?.fits;
+  if (own && Object.keys(own).length) hint = whyNot(Object.entries(fits).filter(([value]) => !own[value]), name);
   say(note, hint);
   note.hidden = !hint;
   drawLimit(group.parentElement, mine?.limits[panel.dataset.profile]?.[name]?.hint ?? "");
@@ -56,6 +58,22 @@ function drawGroup(panel, name, fits, hint, always) {
   if (!possible) return "";
   possible.checked = true;
   return `${picked.value} is not possible here, ${possible.value} is chosen instead.`;
+}
+
+/** Why these values are not free now; those with the same reason share a sentence. */
+function whyNot(fits, name) {
+  const groups = new Map();
+  for (const [value, { state, why }] of fits) {
+    if (!why) continue;
+    const key = `${state} ${why}`, found = groups.get(key) ?? { state, why, values: [] };
+    found.values.push(value);
+    groups.set(key, found);
+  }
+  return [...groups.values()].map(({ state, why, values }) => {
+    const one = values.length === 1 && values[0] === "1", noun = one ? UNITS[name].replace(/s$/, "") : UNITS[name];
+    const verb = state === "no" ? `${one ? "is" : "are"} not possible` : one ? "waits" : "wait";
+    return `${listed(values)} ${noun} ${verb}: ${why}.`;
+  }).join(" ");
 }
 
 function drawLimit(row, hint) {
@@ -215,7 +233,8 @@ function drawPayers(price) {
     const one = mine.payers.find((found) => found.name === input.value);
     const lacks = !one || short(mine, one, price.high, price.hours)?.aside === false;
     const note = one ? noteOf(mine, one, price.high, price.hours) : "not yours any more";
-    say(input.parentElement.querySelector("[data-note]"), note);
+    say(input.parentElement.querySelector("[data-note] span"), note);
+    input.parentElement.querySelector("[data-note] svg").toggleAttribute("hidden", !lacks);
     input.disabled = lacks && !input.checked;
     if (lacks) no.push(`${input.parentElement.querySelector("b").firstChild.textContent.trim()} cannot pay: ${note}.`);
   }
