@@ -3,6 +3,7 @@ may do what, lists part by part, and nothing twice."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dcloud_spawner.roles import RoleLimits
 from hub_services.web.api.operations import OPERATIONS
 from hub_services.web.api.wire_types import credits_text
 from tests.hub.ledger_lab import (
@@ -27,11 +29,17 @@ from tests.hub.ledger_lab import (
     log_head,
     log_since,
 )
+from tests.hub.ledger_refusals import REFUSED, Bad, filled
 from tests.web_stage import ADMINISTRATOR, WebStage
 
 pytestmark = pytest.mark.database
 
 REASON = "the night was lost"
+
+ROLES = {
+    "standard": RoleLimits(gpus=3, memory_gib=32, storage_gib=100, environments=5),
+    "premium": RoleLimits(gpus=4, memory_gib=64),
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +47,7 @@ def stage(
     tmp_path_factory: pytest.TempPathFactory, module_databases: dict[str, str]
 ) -> Iterator[WebStage]:
     """One hub for the module."""
-    with WebStage(tmp_path_factory.mktemp("ledger"), **module_databases) as running:
+    with WebStage(tmp_path_factory.mktemp("ledger"), **module_databases, roles=ROLES) as running:
         yield running
         running.clear()
 
@@ -448,6 +456,119 @@ def test_a_project_is_made_with_its_owners(admin: httpx.Client, stranger: httpx.
     refused(stranger.post(f"/accounts/{own}/transfer", json=money), 409, "account_closed")
 
 
+# ---------------------------------------------------------------------------- limits
+
+
+def test_limits_say_what_is_used_by_which_server(
+    lab: Lab, member: httpx.Client, stranger: httpx.Client, admin: httpx.Client
+) -> None:
+    mine = good(member.get("/limits"))
+    (gpus,) = [item for item in mine["items"] if item["name"] == "gpus"]
+    assert (mine["user"], mine["roles"], gpus["source"]) == (MEMBER, ["standard"], "standard")
+    assert (gpus["value"], gpus["used"], gpus["left"]) == (3, 3, 0)
+    assert gpus["used_by"] == [{"server": "", "amount": 2}, {"server": "second", "amount": 1}]
+    for api in (admin, member):
+        items = good(api.get(f"/limits/{MEMBER}"))["items"]
+        assert [(i["name"], i["value"]) for i in items] == [
+            (i["name"], i["value"]) for i in mine["items"]
+        ]
+    refused(stranger.get(f"/limits/{MEMBER}"), 404, "not_found")
+
+
+def test_an_override_counts_until_it_is_taken_back(
+    stage: WebStage, lab: Lab, admin: httpx.Client, stranger: httpx.Client
+) -> None:
+    path, head = f"/limits/{STRANGER}/gpus", log_head(stage.platform)
+    body = {"value": 8, "reason": "the deadline", "ends_at": later(days=3)}
+    set_ = good(admin.put(path, json=body))
+    assert good(stranger.get("/limits")) == set_
+    (gpus,) = [item for item in set_["items"] if item["name"] == "gpus"]
+    assert (gpus["value"], gpus["source"], gpus["reason"]) == (8, "override", "the deadline")
+    refused(stranger.put(path, json=body), 403)
+    refused(stranger.delete(path), 403)
+    good(admin.put(path, json={"value": None, "reason": "no limit at all"}))
+    good(admin.put(f"/limits/{STRANGER}/gpu_models", json={"value": ["A100"], "reason": REASON}))
+    models = good(admin.delete(path))
+    (gpus,) = [item for item in models["items"] if item["name"] == "gpus"]
+    assert (gpus["value"], gpus["source"]) == (3, "standard")
+    assert [(each["limit"], each["value"]) for each in models["overrides"]] == [
+        ("gpu_models", ["A100"]),
+        ("gpus", None),
+        ("gpus", 8),
+    ]
+    good(admin.delete(f"/limits/{STRANGER}/gpu_models"))
+    said = log_since(stage.platform, head)
+    assert said == ["limit.set", "limit.set", "limit.set", "limit.remove", "limit.remove"]
+
+
+def test_a_service_has_no_limits(clients: dict[str, httpx.Client]) -> None:
+    refused(clients["service"].get("/limits"), 404)
+    refused(clients["service"].get("/limits/tester"), 404)
+
+
+# ---------------------------------------------------------------------------- asking for more
+
+
+def asking(**more: object) -> dict[str, object]:
+    """A request for credits."""
+    return {
+        "what": "credits",
+        "value": 4 * MICRO,
+        "reason": "the long run",
+        "until": later(days=20),
+        **more,
+    }
+
+
+def test_what_is_asked_for_is_granted_in_part_and_both_see_it(
+    stage: WebStage, lab: Lab, stranger: httpx.Client, member: httpx.Client, admin: httpx.Client
+) -> None:
+    head, before = log_head(stage.platform), balance_of(stranger, lab.foreign)
+    made = good(stranger.post("/requests", json=asking()), 201)
+    assert (made["state"], made["account"], made["value"]) == ("open", lab.foreign, 4 * MICRO)
+    refused(stranger.post("/requests", json=asking()), 409, "asked_already")
+    path = f"/requests/{made['id']}"
+    for act in ("grant", "decline"):
+        refused(stranger.post(f"{path}/{act}", json={"words": REASON}), 403)
+    refused(member.get(path), 404)
+    refused(member.post(f"{path}/withdraw"), 404)
+    given = good(admin.post(f"{path}/grant", json={"value": 3 * MICRO, "words": "for now"}))
+    assert (given["state"], given["given"], given["in_part"]) == ("granted", 3 * MICRO, True)
+    assert good(stranger.get(path)) == given == all_of(stranger, "/requests")[0]
+    assert balance_of(stranger, lab.foreign) == before + 3 * MICRO
+    refused(admin.post(f"{path}/grant", json={}), 409, "answered_already")
+    refused(stranger.post(f"{path}/withdraw"), 409, "answered_already")
+    said = log_since(stage.platform, head)
+    assert said == ["ask.create", "grant.create", "ledger.grant", "ask.grant"]
+
+
+def test_a_higher_limit_is_asked_for_and_counts_when_it_is_granted(
+    lab: Lab, stranger: httpx.Client, admin: httpx.Client
+) -> None:
+    body = asking(what="limit", limit="memory_gib", value=64)
+    made = good(stranger.post("/requests", json=body), 201)
+    good(admin.post(f"/requests/{made['id']}/grant", json={}))
+    (memory,) = [i for i in good(stranger.get("/limits"))["items"] if i["name"] == "memory_gib"]
+    assert (memory["value"], memory["source"]) == (64, "override")
+    good(admin.delete(f"/limits/{STRANGER}/memory_gib"))
+
+
+def test_requests_are_declined_with_words_or_withdrawn(
+    lab: Lab, stranger: httpx.Client, admin: httpx.Client, clients: dict[str, httpx.Client]
+) -> None:
+    first = good(stranger.post("/requests", json=asking(what="role", value="premium")), 201)
+    declined = good(admin.post(f"/requests/{first['id']}/decline", json={"words": "not yet"}))
+    assert (declined["state"], declined["answer"]) == ("declined", "not yet")
+    assert declined["answered_by"] == ADMINISTRATOR
+    second = good(stranger.post("/requests", json=asking()), 201)
+    assert good(stranger.post(f"/requests/{second['id']}/withdraw"))["state"] == "withdrawn"
+    assert {item["user"] for item in all_of(stranger, "/requests")} == {STRANGER}
+    assert first["id"] in {item["id"] for item in all_of(admin, "/requests", user=STRANGER)}
+    assert good(stranger.get("/requests", params={"user": MEMBER}))["items"] == []
+    assert good(clients["service"].get("/requests"))["items"] == []
+    refused(clients["service"].post("/requests", json=asking()), 403)
+
+
 # ---------------------------------------------------------------------------- nothing twice
 
 
@@ -502,3 +623,66 @@ def test_acts_are_on_the_log_with_their_person_and_address(
         "account.member",
         "account.member",
     ]
+
+
+# ---------------------------------------------------------------------------- what is refused
+
+
+@pytest.fixture(scope="module")
+def names(lab: Lab, clients: dict[str, httpx.Client]) -> dict[str, str]:
+    """What stands for what in the table of refusals."""
+    items = good(clients[MEMBER].get("/ledger", params={"account": lab.own, "limit": 500}))["items"]
+    by_kind = {item["kind"]: str(item["id"]) for item in items}
+    asked = good(clients[OWNER].post("/requests", json=asking(value=7 * MICRO)), 201)
+    return {
+        "PROJECT": lab.project,
+        "OWN": lab.own,
+        "FOREIGN": lab.foreign,
+        "SESSION": lab.alone.id,
+        "CHARGE": by_kind["charge"],
+        "GRANTED": by_kind["grant"],
+        "ASKED": asked["id"],
+        "SOON": later(days=20),
+    }
+
+
+def send(api: httpx.Client, bad: Bad, names: dict[str, str]) -> httpx.Response:
+    """One request of the table."""
+    headers = [(name.encode(), value.encode()) for name, value in bad.headers]
+    # Not httpx's own encoder: it refuses what a careless client would send.
+    content = bad.raw
+    if content is None and bad.body is not None:
+        content = json.dumps(filled(bad.body, names)).encode()
+    return api.request(bad.method, filled(bad.path, names), content=content, headers=headers)
+
+
+def test_bad_requests_are_refused_with_words_and_nothing_is_written(
+    stage: WebStage, lab: Lab, clients: dict[str, httpx.Client], names: dict[str, str]
+) -> None:
+    assert len({bad.name for bad in REFUSED}) == len(REFUSED) >= 60
+    before = everything(stage.platform)
+    wrong = []
+    for bad in REFUSED:
+        # One's own credits and wishes; everything else an administrator might do by mistake.
+        own = "/transfer" in bad.path or bad.path == "/requests"
+        api = clients[MEMBER if own else ADMINISTRATOR]
+        answer = send(api, bad, names)
+        if answer.status_code not in bad.status:
+            wrong.append(f"{bad.name}: {answer.status_code} {answer.text[:300]}")
+            continue
+        error = refused(answer, answer.status_code)
+        if bad.field and error.get("field") != bad.field:
+            wrong.append(f"{bad.name}: {error}")
+        assert "Traceback" not in str(error), bad.name
+        assert log_head(stage.platform) == before[0], f"{bad.name} is on the log"
+    assert everything(stage.platform) == before
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nobody_gets_at_the_ledger_without_a_name(stage: WebStage, lab: Lab) -> None:
+    before = everything(stage.platform)
+    with stage.api(None) as api:
+        for operation in OPERATIONS:
+            path = "/" + re.sub(r"\{\w+\}", lab.project, operation.path)
+            refused(api.request(operation.method, path, json={}), 403, "not_signed_in")
+    assert everything(stage.platform) == before

@@ -265,7 +265,7 @@ def _target(connection: Connection, viewer: Viewer, body: TransferBody) -> str |
 
 def _are_together(connection: Connection, viewer: Viewer, user: str) -> bool:
     """Whether the caller may know of somebody: one's self, or in a project of theirs."""
-    if viewer.owns(user):
+    if viewer.may_see(user):
         return True
     shared = (account.id for account, _ in accounts.of_user(connection, viewer.name))
     theirs = {account.id for account, _ in accounts.of_user(connection, user)}
