@@ -19,6 +19,7 @@ from hub_services.web.api.operations import OPERATIONS
 from hub_services.web.handler import Handler
 from hub_services.web.pages.all import PAGES
 from hub_services.web.pages.data import DATA_PAGES
+from hub_services.web.pages.export import ShowExport
 from hub_services.web.pages.handlers import Front, NoSuchPage, PageEvents, ShowPage
 from hub_services.web.pages.plan import ShowAnswer
 from hub_services.web.pages.views import ShowData
@@ -85,10 +86,13 @@ def pattern(path: str) -> str:
 
 
 def data_routes(root: str) -> list[Route]:
-    """One route for each page that is read from the database."""
+    """One route for each page that is read from the database, and the export of their tables."""
     return [
-        (f"{root}{page.pattern}", ShowData, {"pages": DATA_PAGES, "name": name})
-        for name, page in DATA_PAGES.items()
+        (f"{root}usage/export", ShowExport, {"pages": DATA_PAGES}),
+        *(
+            (f"{root}{page.pattern}", ShowData, {"pages": DATA_PAGES, "name": name})
+            for name, page in DATA_PAGES.items()
+        ),
     ]
 
 

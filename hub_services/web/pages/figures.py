@@ -82,6 +82,13 @@ def signed(microcredits: int) -> str:
     return f"{'+' if microcredits > 0 else '−' if microcredits < 0 else ''}{shown}"
 
 
+def exact(microcredits: int) -> str:
+    """``63.492833``: to the last micro-credit, at least two decimals, with a true minus."""
+    whole, rest = divmod(abs(microcredits), 1_000_000)
+    part = f"{rest:06}".rstrip("0").ljust(2, "0")
+    return f"{'−' if microcredits < 0 else ''}{whole:,}.{part}"
+
+
 def balance_figure(microcredits: int) -> str:
     """``399.60``: rounded down, so that what is shown is there; debt with a true minus."""
     return left_figure(microcredits).replace("-", "−")

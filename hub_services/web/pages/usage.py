@@ -170,7 +170,7 @@ def figures(
             Figure("Used in all", credits_figure(-left), "credits")
             if counted
             else Figure("Balance", balance_figure(left), of),
-            Figure("Burn rate now", credits_figure(running.burn), "credits an hour"),
+            Figure("Burn rate now", credits_figure(running.burn), "an hour"),
             _runs_out(call, payer, ahead, use, days),
         ]
     return (
@@ -187,8 +187,7 @@ def _runs_out(call: Call, payer: Payer, ahead: Runway, use: Use, days: int) -> F
     if ahead.left_microcredits <= 0:
         return Figure("Runs out", "now", "nothing is left")
     if ahead.ends_at is not None:
-        at = when(ahead.ends_at, call.zone, call.now)
-        return Figure("Runs out", at.removeprefix("Today, "), "at the present rate")
+        return Figure("Runs out", _soon(call, ahead.ends_at), "at the present rate")
     a_day = Fraction(use.microcredits, days)
     if not a_day:
         return Figure("Runs out", "–", "nothing is used")
@@ -196,9 +195,16 @@ def _runs_out(call: Call, payer: Payer, ahead: Runway, use: Use, days: int) -> F
     mean = f"at the {days}-day mean of {credits_figure(a_day, 1)} a day"
     if left >= FAR:
         return Figure("Runs out", "not in years", mean)
-    day = call.zone.day(call.now + left)
+    return Figure("Runs out", _soon(call, call.now + left), mean)
+
+
+def _soon(call: Call, at: datetime) -> str:
+    """The time of a day that is near, else the day."""
+    if at - call.now < timedelta(days=2):
+        return when(at, call.zone, call.now).removeprefix("Today, ")
+    day = call.zone.day(at)
     year = f" {day.year}" if day.year != call.zone.day(call.now).year else ""
-    return Figure("Runs out", f"{day_words(day)}{year}", mean)
+    return f"{day_words(day)}{year}"
 
 
 def _note(payer: Payer | None, ahead: Runway | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from urllib.parse import urlencode
 
 from sqlalchemy import Connection
@@ -14,10 +14,11 @@ from dcloud_spawner.form.words import credits_figure
 from dcloud_spawner.store import accounts, bookkeeping
 from dcloud_spawner.store.entries import Entry, Kind
 from dcloud_spawner.store.usage import Use
-from hub_services.web.pages.days import Zone, month_words
+from hub_services.web.pages.days import Zone, day_words, month_words
 from hub_services.web.pages.figures import (
     Figure,
     balance_figure,
+    exact,
     gpu_hours,
     kwh,
     mean_use,
@@ -209,11 +210,11 @@ def read_statement(call: Call) -> StatementView:
         payer=payer,
         month=f"{year}-{month:02d}",
         title=month_words(year, month),
-        begins=when(from_at, call.zone, call.now),
-        ends=when(until, call.zone, call.now),
+        begins=day_of(call.zone, from_at),
+        ends=day_of(call.zone, until - timedelta(microseconds=1)),
         over=until_at <= call.now,
-        opening=balance_figure(opening),
-        closing=balance_figure(closing),
+        opening=exact(opening),
+        closing=exact(closing),
         sums=_sums(moves, closing - opening),
         moves=tuple(entry_row(call, each, names) for each in moves[:MOST_MOVES]),
         more_moves=len(moves) > MOST_MOVES,
@@ -222,9 +223,15 @@ def read_statement(call: Call) -> StatementView:
         figures=_statement_figures(use),
         previous=_month_query(payer, year, month, -1) if first else "",
         following=_month_query(payer, year, month, 1) if until_at <= call.now else "",
-        made=when(call.now, call.zone, call.now),
+        made=f"{day_of(call.zone, call.now)}, {call.zone.local(call.now):%H:%M}",
         export=urlencode({"account": payer.id, "month": f"{year}-{month:02d}"}),
     )
+
+
+def day_of(zone: Zone, moment: datetime) -> str:
+    """``1 Nov 2026``."""
+    day = zone.day(moment)
+    return f"{day_words(day)} {day.year}"
 
 
 def month_of(call: Call) -> tuple[int, int]:
@@ -262,8 +269,13 @@ def _sums(moves: list[Entry], change: int) -> tuple[tuple[str, str], ...]:
         Kind.EXPIRY: "Expired",
     }
     charged = change - sum(by_kind.values())
-    shown = [(words[kind], signed(amount)) for kind, amount in by_kind.items() if amount]
-    return (*shown, ("Charges", signed(charged)))
+    shown = [(words[kind], plus(amount)) for kind, amount in by_kind.items() if amount]
+    return (*shown, ("Charges", plus(charged)))
+
+
+def plus(amount: int) -> str:
+    """Exact, so that the statement adds up, with its sign."""
+    return f"+{exact(amount)}" if amount > 0 else exact(amount)
 
 
 def _statement_figures(use: Use) -> tuple[Figure, ...]:

@@ -55,7 +55,6 @@ class RunningRow:
     length: str
     cost: str
     energy: str
-    an_hour: str
     stops: str
     open_path: str
     """Below the hub's user path; empty where it cannot be opened."""
@@ -100,7 +99,7 @@ def running_of(connection: Connection, call: Call, payer: Payer | None) -> Runni
         burn, unsettled = burn + price, unsettled + used - each.meter.charged_microcredits
         last = _recent(connection, each, call.now)
         total = measured[each.workload.id].figures if each.workload.id in measured else None
-        rows.append(_row(call, each, profiles, spans, price, used, last, total))
+        rows.append(_row(call, each, profiles, spans, used, last, total))
     return RunningView(tuple(rows), call.now, clock, payer.id, burn=burn, unsettled=unsettled)
 
 
@@ -137,7 +136,6 @@ def _row(
     session: Session,
     profiles: Mapping[str, Profile],
     spans: Sequence[Span],
-    price: Fraction,
     used: int,
     recent: Sequence[Figures | None],
     total: Figures | None,
@@ -167,7 +165,6 @@ def _row(
         else workload.state.value,
         cost=credits_figure(used),
         energy=kwh(total.energy_millijoules if total else None),
-        an_hour=credits_figure(price),
         stops=when(ends_at(workload, call.now), call.zone, call.now).removeprefix("Today, "),
         open_path=f"{workload.user}/{workload.server_name}" if is_open else "",
     )

@@ -36,7 +36,8 @@ const number = (value) => (value === null ? "" : String(Number(value.toPrecision
 
 function stacked(chart) {
   const count = chart.labels.length, rows = chart.series.map((each) => each.values);
-  const sums = rows.map((_, n) => chart.labels.map((_, x) => rows.slice(0, n + 1).reduce((sum, row) => sum + row[x], 0)));
+  // A part that is nothing has no bar, not even a line.
+  const sums = rows.map((row, n) => chart.labels.map((_, x) => (row[x] ? rows.slice(0, n + 1).reduce((sum, each) => sum + each[x], 0) : null)));
   const bars = window.uPlot.paths.bars({ size: [0.6, 36], align: 0 });
   return {
     data: [[...Array(count).keys()], ...sums.toReversed()],
@@ -61,6 +62,9 @@ function moments(zone) {
   return { time: (at) => time.format(at * 1000), day: (at) => day.format(at * 1000) };
 }
 
+/** Values between two gaps, of which a line would show nothing. */
+const lonely = (values) => [...values.keys()].filter((x) => values[x] != null && values[x - 1] == null && values[x + 1] == null);
+
 function lines(chart, zone) {
   const { time, day } = moments(zone);
   return {
@@ -69,7 +73,7 @@ function lines(chart, zone) {
       tzDate: (at) => window.uPlot.tzDate(new Date(at * 1000), zone),
       scales: { x: { time: true, range: () => [chart.from, chart.until] }, y: { range: (u, low, high) => [0, chart.most ?? (high > 0 ? high * 1.1 : 1)] } },
       axes: axes({ space: 72, values: (u, splits) => splits.map((at, n) => { const here = time(at); return here === "00:00" || (n > 0 && day(at) !== day(splits[n - 1])) ? day(at) : here; }) }),
-      series: [{}, ...chart.series.map((each, n) => ({ label: each.label, stroke: () => (n === 0 ? css("--dc-accent") : css("--bs-body-color")), width: 1.5, dash: DASHES[n % DASHES.length], points: { show: false }, spanGaps: false }))],
+      series: [{}, ...chart.series.map((each, n) => ({ label: each.label, stroke: () => (n === 0 ? css("--dc-accent") : css("--bs-body-color")), width: 1.5, dash: DASHES[n % DASHES.length], points: { show: true, size: 3, filter: (u, index) => lonely(u.data[index]) }, spanGaps: false }))],
     },
     words: (x) => {
       const parts = chart.series.map((each) => `${chart.series.length > 1 ? `${each.label} ` : ""}${each.values[x] === null ? "not measured" : `${number(each.values[x])} ${chart.unit}`}`);
@@ -97,7 +101,7 @@ function draw(element) {
     legend: { show: false },
     cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
     hooks: { setCursor: [say] },
-    padding: [8, 8, 0, 0],
+    padding: [8, 20, 0, 0],
     ...found.options,
   }, found.data, element);
   drawn.set(element, { plot, said: element.dataset.chart });
