@@ -63,10 +63,13 @@ def choice(gpus: int = 1, *, gib: float = 1, cores: float = 1, **more: Any) -> C
     return Choice(gpus=gpus, memory_gib=gib, cpus=cores, **values)
 
 
+BESIDES_OF_A_WISH = ("groups", "administrator", "keeps_place_for")
+
+
 def submit(platform: Platform, user: str = "alice", gpus: int = 1, **more: Any) -> Workload:
     """A request in the queue, before any pass."""
     server = more.pop("server", "")
-    besides = {key: more.pop(key) for key in ("groups", "keeps_place_for") if key in more}
+    besides = {key: more.pop(key) for key in BESIDES_OF_A_WISH if key in more}
     wish = choice(gpus, **more)
     return lifecycle.submit(platform, user, server, wish, "dcloud/base", Actor(user), **besides)
 

@@ -12,17 +12,13 @@ import pytest
 from sqlalchemy import Connection, text
 
 from dcloud_spawner import lifecycle, queueing
-from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.scheduler import picture
-from dcloud_spawner.scheduler.names import PoolNames
-from dcloud_spawner.scheduler.occupancy import occupancy_of
-from dcloud_spawner.scheduler.order import ordered
-from dcloud_spawner.scheduler.plan import make_plan
-from dcloud_spawner.scheduler.verdicts import LONGEST_CODE, Block, Verdicts, gates_of
+from dcloud_spawner.platform import Platform
+from dcloud_spawner.scheduler.verdicts import LONGEST_CODE, Block
 from dcloud_spawner.store import queue, workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.queue import Waiting
 from dcloud_spawner.store.schema import State
+from tests.gates import starts_of_everybody
 from tests.memory_engine import MemoryEngine, node
 from tests.platforms import ALICE, check, choice, get, opened, place, settings_for, state, submit
 from tests.platforms import start as run
@@ -118,18 +114,6 @@ def test_a_thousand_blocked_requests_at_the_front_hide_nobody(platform: Platform
     with platform.database.reading() as connection:
         assert len(queue.blocked(connection)) == 60
         assert queue.candidates(connection, 4, 2**40, 10**6) == []
-
-
-def starts_of_everybody(platform: Platform) -> list[str]:
-    """Whom a plan starts that asks about everybody, one after the other, blocked before or not."""
-    with platform.database.reading() as connection:
-        rows = [row._replace(held=False) for row in queue.waiting(connection)]
-        pool = picture.read_pool(connection, platform.capacity, utc_now())
-        door = Verdicts(gates_of(platform.gates, connection, utc_now()), rows)
-    line = ordered(picture.request_of(row) for row in rows)
-    names = PoolNames(pool.nodes, pool.accelerators.values())
-    plan = make_plan(occupancy_of(pool, names), line, pool.at, pool.reservations, door)
-    return [start.request.id for start in plan.starts]
 
 
 @pytest.mark.parametrize("seed", range(8))
