@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 
 from dcloud_spawner.roles import RoleLimits
@@ -35,6 +37,7 @@ from tests.web_stage import ADMINISTRATOR, WebStage
 pytestmark = pytest.mark.database
 
 REASON = "the night was lost"
+LEDGER_PATHS = ("/usage", "/ledger", "/accounts", "/rates", "/limits", "/requests")
 
 ROLES = {
     "standard": RoleLimits(gpus=3, memory_gib=32, storage_gib=100, environments=5),
@@ -598,6 +601,19 @@ def test_a_request_that_is_sent_again_by_its_key_does_nothing_twice(
     assert good(api.post(path, json=body, headers=other), 201)["id"] != first["id"]
 
 
+def test_many_at_once_by_one_key_do_it_once(stage: WebStage, lab: Lab, admin: httpx.Client) -> None:
+    before = balance_of(admin, lab.foreign)
+    body, key = {"microcredits": 11, "reason": REASON}, {"Idempotency-Key": "all-at-once"}
+
+    def post(_: int) -> str:
+        made = admin.post(f"/accounts/{lab.foreign}/adjust", json=body, headers=key)
+        return str(good(made, 201)["id"])
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(post, range(24)))) == 1
+    assert balance_of(admin, lab.foreign) == before + 11
+
+
 def test_keys_are_each_callers_own(lab: Lab, owner: httpx.Client, member: httpx.Client) -> None:
     key = {"Idempotency-Key": "the-same"}
     body = {"microcredits": 3, "reason": REASON, "to_user": MEMBER}
@@ -623,6 +639,45 @@ def test_acts_are_on_the_log_with_their_person_and_address(
         "account.member",
         "account.member",
     ]
+
+
+# ---------------------------------------------------------------------------- the document
+
+
+def test_answers_are_as_the_document_says(
+    lab: Lab, clients: dict[str, httpx.Client], admin: httpx.Client
+) -> None:
+    document = good(admin.get("/openapi.json"))
+    for path, found in document["paths"].items():
+        if "get" not in found or not path.startswith(LEDGER_PATHS):
+            continue
+        schema = found["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        whole = {**schema, "components": document["components"]}
+        asked = path.replace("/sessions/{id}", f"/sessions/{lab.mias.id}")
+        asked = asked.replace("{id}", lab.project).replace("{user}", MEMBER)
+        if "requests/" in path:
+            continue  # by its id; the list has the same items
+        for api in (admin, clients[MEMBER], clients[OWNER]):
+            answer = api.get(asked)
+            if answer.status_code == 200:
+                jsonschema.validate(answer.json(), whole)
+        assert good(admin.get(asked)), path
+
+
+def test_the_document_says_where_a_key_may_be_sent(admin: httpx.Client) -> None:
+    document = good(admin.get("/openapi.json"))
+    taking = {
+        path
+        for path, found in document["paths"].items()
+        for operation in found.values()
+        if any(each["name"] == "Idempotency-Key" for each in operation["parameters"])
+    }
+    assert taking == {
+        "/ledger/{id}/refund",
+        "/accounts/{id}/grants",
+        "/accounts/{id}/transfer",
+        "/accounts/{id}/adjust",
+    }
 
 
 # ---------------------------------------------------------------------------- what is refused
