@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hub_services.web.pages.administration import ADMINISTRATION_PAGES
 from hub_services.web.pages.usage import read_usage
 from hub_services.web.pages.usage_ledger import read_ledger_page, read_statement
 from hub_services.web.pages.usage_project import read_project
@@ -38,6 +39,7 @@ _PAGES: tuple[DataPage, ...] = (
     ),
     DataPage("usage/ledger", "Entries", read_ledger_page, "usage_ledger.html"),
     DataPage("usage/statement", "Statement", read_statement, "usage_statement.html", listed=False),
+    *ADMINISTRATION_PAGES,
 )
 
 DATA_PAGES = {page.name: page for page in _PAGES}

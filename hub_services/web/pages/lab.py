@@ -78,6 +78,8 @@ class LabPage:
     bars: Sequence[DayBar]
     labels: Sequence[str]
     """At the left of the chart, from the top."""
+    ends: tuple[str, str]
+    """The first and the last day of the chart."""
     words: str
     """The chart in a sentence."""
     export: str
@@ -118,6 +120,7 @@ def lab_page(call: Call) -> LabPage:
         by_day=UseTable([row for row in reversed(of_day) if _any(row.use)], 0),
         bars=_bars(of_day),
         labels=_labels(of_day),
+        ends=(of_day[0].name, of_day[-1].name),
         words=_words(of_day),
         export=urlencode({"from": first.isoformat(), "to": last.isoformat()}),
     )
