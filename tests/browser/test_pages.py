@@ -207,8 +207,9 @@ def test_every_page_says_that_gpus_are_simulated_and_that_isolation_is_weaker(
 ) -> None:
     for path in ("spawn", "home", "token", "nothing-here", f"spawn-pending/{user}"):
         page.goto(f"{hub.url}/hub/{path}")
-        expect(page.locator(".dc-told")).to_contain_text("The GPUs here are simulated.")
-        expect(page.locator(".dc-told")).to_contain_text(NOTE)
+        told = page.locator(".dc-told").first
+        expect(told).to_contain_text("The GPUs here are simulated.")
+        expect(told).to_contain_text(NOTE)
 
 
 def test_the_theme_is_the_hubs_own_setting_and_stays(page: Page, hub: StagedHub) -> None:
@@ -223,10 +224,11 @@ def test_the_theme_is_the_hubs_own_setting_and_stays(page: Page, hub: StagedHub)
 
 def test_only_administrators_are_shown_the_administration(sign_in: SignIn, user: str) -> None:
     links = sign_in(user).locator(".dc-nav a")
-    assert links.all_inner_texts() == ["Servers", "Queue", "Tokens"]
+    assert links.all_inner_texts() == ["Servers", "Queue", "Usage", "Tokens"]
     assert sign_in("admin-a").locator(".dc-nav a").all_inner_texts() == [
         "Servers",
         "Queue",
+        "Usage",
         "Tokens",
         "Admin",
     ]

@@ -101,8 +101,7 @@ function drawPanel(name) {
   } else if (model) {
     say(panel.querySelector("[data-model-text]"), Object.values(offer.models)[0].text);
   }
-  const kind = modelOf(panel, offer), most = mine?.limits[name]?.hours;
-  if (most) field(panel, "hours").max = most;
+  const kind = modelOf(panel, offer);
   return [
     drawGroup(panel, "gpus", kind.fits, kind.hint, true),
     drawGroup(panel, "memory_gib", offer.memory_gib.fits, offer.memory_gib.hint, false),
@@ -194,7 +193,7 @@ function payer() {
 /** The price of what is chosen; null where nothing is charged or the hours are no number. */
 function cost(panel, offer) {
   const hours = field(panel, "hours");
-  if (!mine || !hours.value || !hours.validity.valid) return null;
+  if (!mine || !/^\d{1,6}$/.test(hours.value) || !hours.validity.valid) return null;
   const wish = wished(panel);
   return { ...priceOf(mine, modelOf(panel, offer).of, wish), gpus: wish.gpus, hours: Number(hours.value) };
 }
@@ -375,7 +374,12 @@ let heard = new Date(live.at), followed = false, timer = 0, hiding = 0;
 
 function take({ mine: own, ...news }) {
   live = { ...live, ...news };
-  if (own !== undefined) mine = own;
+  if (own !== undefined) {
+    for (const [name, { hours }] of Object.entries(own?.limits ?? {})) {
+      if (mine?.limits[name]?.hours !== hours) field(panelOf(name), "hours").max = hours;
+    }
+    mine = own;
+  }
   drawCards();
   drawPool();
   draw();
