@@ -21,8 +21,11 @@ import pytest
 import websockets.sync.client
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from dcloud_spawner import accounting
 from dcloud_spawner.authenticator.bootstrap import bootstrap_admin_link
-from dcloud_spawner.store import leases, workloads
+from dcloud_spawner.store import accounts, leases, workloads
+from dcloud_spawner.store.accounts import Budget
+from dcloud_spawner.store.events import Actor
 from tests.browser.staged import CHROMIUM_ARGUMENTS
 from tests.live import Deployment
 
@@ -177,12 +180,33 @@ def _third_waits_then_starts(
     page.wait_for_url(f"**/user/{name}/lab**")
     page.wait_for_selector(".jp-LauncherCard[data-category='Notebook']")
     assert len(_leased(deployment, name)) == 2
+    _is_warned_in_jupyterlab(page, deployment, name)
     page.goto(f"{deployment.url}/hub/home")
     page.wait_for_load_state()
     _picture(page, "9-home")
     _is_told_why_it_ended(page, deployment, name)
     for user in deployment.api().get("/users").json():
         deployment.stop_server(user["name"])
+
+
+def _is_warned_in_jupyterlab(page: Page, deployment: Deployment, name: str) -> None:
+    """What the hub knows of a budget at its end stands in JupyterLab, with a way to ask."""
+    platform = deployment.platform
+    assert platform is not None
+    with platform.database.reading() as connection:
+        account = accounts.personal(connection, name)
+    assert account is not None
+    accounting.change_account(platform, account.id, Actor("admin"), budget=Budget.SOFT)
+    page.wait_for_timeout(4000)  # what the hub shows of budgets is at most so old
+    page.reload()
+    toast = page.locator(".jp-Notification-Toast-error")
+    toast.wait_for()
+    assert "Your account has no credits left." in toast.inner_text()
+    _picture(page, "8-warned")
+    with page.context.expect_page() as opened:
+        toast.locator("button:has-text('Ask for more')").click()
+    assert "/services/dcloud/requests" in opened.value.url or "/hub/" in opened.value.url
+    opened.value.close()
 
 
 def _is_told_why_it_ended(page: Page, deployment: Deployment, name: str) -> None:
