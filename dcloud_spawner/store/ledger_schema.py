@@ -77,6 +77,15 @@ entries = Table(
     Index("ix_entries_account", "account", "id"),
 )
 
+# What is no charge: few among very many, and what people look for.
+Index(
+    "ix_entries_moves",
+    entries.c.account,
+    entries.c.id,
+    sqlite_where=text("kind <> 'charge'"),
+    postgresql_where=text("kind <> 'charge'"),
+)
+
 lots = Table(
     "lots",
     metadata,
@@ -200,6 +209,8 @@ usage_hours = Table(
     Column("measured_microseconds", BigInteger, nullable=False, server_default="0"),
     Column("busy_microseconds", BigInteger, nullable=False, server_default="0"),
     Column("energy_millijoules", BigInteger, nullable=False, server_default="0"),
+    Index("ix_usage_hours_account_hour", "account", "hour"),
+    Index("ix_usage_hours_user_hour", "user", "hour"),
 )
 
 people = Table(

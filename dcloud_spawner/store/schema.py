@@ -170,6 +170,8 @@ workloads = Table(
     Index("ix_workloads_state", "state"),
     Index("ix_workloads_admitted_at", "admitted_at"),
     Index("ix_workloads_ended_at", "ended_at"),
+    # Sessions of an account, as its pages list them.
+    Index("ix_workloads_account_admitted", "account", "admitted_at", "sequence"),
 )
 
 Index(
