@@ -48,7 +48,7 @@ def budget_lines(warnings: Sequence[BudgetWarning], root: str) -> tuple[BudgetLi
 def budget_line(found: BudgetWarning, root: str) -> BudgetLine:
     """One warning in words."""
     before, _, after = _text(found).partition(AT)
-    asked = {"what": "credits", **({"account": found.project} if found.project else {})}
+    asked = {"what": "credits", **({"account": found.account} if found.project else {})}
     return BudgetLine(
         key=f"budget:{found.account}:{found.level.value}",
         before=before,

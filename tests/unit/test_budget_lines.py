@@ -85,7 +85,7 @@ def test_the_nearest_end_is_said_first_with_a_way_to_ask_for_more() -> None:
     assert [line.before[:3] for line in lines] == ["Vis", "<b>"]
     html = render_part("budget_lines.html", warned=lines)
     assert html.count("Ask for more") == 2 and "<b>" not in html
-    assert 'href="/hub/of/a/services/dcloud/requests?what=credits&amp;account=vision"' in html
+    assert 'href="/hub/of/a/services/dcloud/requests?what=credits&amp;account=a1"' in html
     assert f'datetime="{AT.isoformat()}"' in html
 
 
