@@ -16,6 +16,7 @@ from dcloud_spawner.store.bookkeeping import Cursor, HourOfUse
 from dcloud_spawner.store.entries import Entry
 from dcloud_spawner.store.measures import SessionMeasures
 from dcloud_spawner.store.usage import Session, Use
+from hub_services.web.pages.administration_tables import ADMINISTRATION_EXPORTS
 from hub_services.web.pages.exporting import Column, Export, Row, Type, credits
 from hub_services.web.pages.figures import HOUR_MICROSECONDS, KWH_MILLIJOULES
 from hub_services.web.pages.payers import Payer, chosen
@@ -366,5 +367,6 @@ EXPORTS: dict[str, Callable[[Call], Export]] = {
     "entries": ledger,
     "session": session_entries,
     "measures": session_measures,
+    **ADMINISTRATION_EXPORTS,
 }
 """By the name that the address gives. Checked at once, read when it is sent."""

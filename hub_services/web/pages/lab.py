@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from urllib.parse import urlencode
@@ -86,8 +86,21 @@ class LabPage:
     """Query of this period."""
 
 
-def lab_page(call: Call) -> LabPage:
-    """Use of all in a period. Blocks."""
+@dataclass(frozen=True)
+class LabUse:
+    """All rows of a period."""
+
+    days: int
+    first: date
+    last: date
+    users: Sequence[UseRow]
+    projects: Sequence[UseRow]
+    models: Sequence[UseRow]
+    by_day: Sequence[tuple[date, UseRow]]
+
+
+def lab_use(call: Call) -> LabUse:
+    """Read the period that the address names. Blocks."""
     days, first, last = _period(call)
     dates = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     since, until = call.zone.midnight(first), call.zone.midnight(last + timedelta(days=1))
@@ -98,7 +111,6 @@ def lab_page(call: Call) -> LabPage:
         models = _sums(connection, wanted, By.GPU_MODEL)
         hours = _sums(connection, wanted, By.HOUR)
         known = accounts.get_all(connection, [each.account or "" for each in payers])
-    of_day = _days(call, hours, dates)
     projects = []
     own: list[Use] = []
     for each in payers:
@@ -109,20 +121,35 @@ def lab_page(call: Call) -> LabPage:
             own.append(each.use)
     if own:
         projects.append(UseRow("People's own accounts", _sum(own), "accounts?kind=user"))
-    return LabPage(
+    return LabUse(
         days=days,
-        since=first,
-        until=last,
-        total=UseRow("All", _sum(each.use for each in users)),
-        users=_table(UseRow(each.user or "", each.use) for each in users),
-        projects=_table(projects),
-        models=_table(UseRow(_model(each.gpu_model or ""), each.use) for each in models),
+        first=first,
+        last=last,
+        users=_sorted(UseRow(each.user or "", each.use) for each in users),
+        projects=_sorted(projects),
+        models=_sorted(UseRow(_model(each.gpu_model or ""), each.use) for each in models),
+        by_day=_days(call, hours, dates),
+    )
+
+
+def lab_page(call: Call) -> LabPage:
+    """Use of all in a period. Blocks."""
+    found = lab_use(call)
+    of_day = [row for _, row in found.by_day]
+    return LabPage(
+        days=found.days,
+        since=found.first,
+        until=found.last,
+        total=UseRow("All", _sum(row.use for row in found.users)),
+        users=_table(found.users),
+        projects=_table(found.projects),
+        models=_table(found.models),
         by_day=UseTable([row for row in reversed(of_day) if _any(row.use)], 0),
         bars=_bars(of_day),
         labels=_labels(of_day),
         ends=(of_day[0].name, of_day[-1].name),
         words=_words(of_day),
-        export=urlencode({"from": first.isoformat(), "to": last.isoformat()}),
+        export=urlencode({"from": found.first.isoformat(), "to": found.last.isoformat()}),
     )
 
 
@@ -174,17 +201,18 @@ def _model(name: str) -> str:
     return model_words(name) if name else "Without a GPU"
 
 
-def _table(rows: Iterable[UseRow]) -> UseTable:
-    order: Callable[[UseRow], tuple[int, int, str]] = lambda row: (  # noqa: E731
-        -row.use.gpu_microseconds,
-        -row.use.microcredits,
-        row.name,
+def _sorted(rows: Iterable[UseRow]) -> list[UseRow]:
+    """Who held most first."""
+    return sorted(
+        rows, key=lambda row: (-row.use.gpu_microseconds, -row.use.microcredits, row.name)
     )
-    found = sorted(rows, key=order)
-    return UseTable(found[:ROWS], max(0, len(found) - ROWS))
 
 
-def _days(call: Call, hours: Sequence[Group], dates: Sequence[date]) -> list[UseRow]:
+def _table(rows: Sequence[UseRow]) -> UseTable:
+    return UseTable(rows[:ROWS], max(0, len(rows) - ROWS))
+
+
+def _days(call: Call, hours: Sequence[Group], dates: Sequence[date]) -> list[tuple[date, UseRow]]:
     """One row for each day of the reader."""
     found: defaultdict[date, list[Use]] = defaultdict(list)
     for each in hours:
@@ -192,7 +220,10 @@ def _days(call: Call, hours: Sequence[Group], dates: Sequence[date]) -> list[Use
         found[call.zone.day(hour)].append(each.use)
     years = dates[0].year != dates[-1].year
     return [
-        UseRow(f"{day_words(day)} {day.year}" if years else day_words(day), _sum(found[day]))
+        (
+            day,
+            UseRow(f"{day_words(day)} {day.year}" if years else day_words(day), _sum(found[day])),
+        )
         for day in dates
     ]
 
