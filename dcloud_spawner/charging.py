@@ -100,12 +100,12 @@ def finish(connection: Connection, workload: Workload, now: datetime) -> None:
         return
     if meter.began_at is None or meter.watermark_at is None:
         _post_free(connection, meter, NEVER_READY, now)
-    elif workload.engine_finished_at is None and workload.charge_until is None:
-        reason = VANISHED.format(at=meter.watermark_at)
-        _post_free(connection, meter, reason, now, at=meter.watermark_at)
     else:
-        until = _at_most(workload, workload.engine_finished_at or now)
-        until = max(until, meter.began_at)
+        ended = workload.engine_finished_at
+        if ended is None:  # what nobody saw it run costs nothing
+            ended = meter.watermark_at
+            _post_free(connection, meter, VANISHED.format(at=ended), now, at=ended)
+        until = max(_at_most(workload, ended), meter.began_at)
         _charge(connection, workload, meter, until, now)
         if until < meter.watermark_at:
             _give_back(connection, workload, meter, until, now)

@@ -145,7 +145,8 @@ class Platform:
             held = leases.holders(connection) if changes else {}
             for change in changes:
                 if change.uuid in held:
-                    charging.new_span(connection, held[change.uuid], now)
+                    # Not at the time of the inventory, which may be ahead of the clock.
+                    charging.new_span(connection, held[change.uuid], utc_now())
                 events.note(
                     connection,
                     INVENTORY,

@@ -136,6 +136,21 @@ def test_a_container_that_vanished_is_charged_up_to_when_it_was_seen(
     assert "gone without a word" in rows[-1].reason
 
 
+def test_a_container_that_vanished_before_anybody_opened_it_is_charged_as_far_as_it_was_seen(
+    platform: Platform, engine: MemoryEngine
+) -> None:
+    workload = start(platform)
+    began = began_ago(platform, workload, HOUR)
+    settle(platform, workload, began + HOUR / 6)
+    with platform.database.transaction() as connection:
+        workloads.set_values(connection, workload.id, charge_until=began + HOUR / 2)
+    lifecycle.begin_stop(platform, workload.id, "never opened", BOSS)
+    lifecycle.confirm_gone(platform, workload.id, None)
+    rows = lines(platform, workload)
+    assert [row.microcredits for row in rows] == [-MICRO // 6 + 1, 0]
+    assert rows[0].until_at == began + HOUR / 6
+
+
 def test_a_session_that_ended_before_its_last_tick_gets_the_rest_back(
     platform: Platform, engine: MemoryEngine
 ) -> None:
