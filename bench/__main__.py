@@ -17,6 +17,7 @@ from bench import (
     openb,
     scheduler_pass,
     traces,
+    usage_year,
     waiting_pages,
 )
 
@@ -28,6 +29,7 @@ BENCHES = {
     "openb": openb.measure,
     "scheduler_pass": scheduler_pass.measure,
     "traces": traces.measure,
+    "usage_year": usage_year.measure,
     "waiting_pages": waiting_pages.measure,
 }
 RESULTS = Path(__file__).parent / "results.json"
