@@ -14,7 +14,18 @@ def on_hold(reason: str) -> str:
 
 def of_somebody(reason: str) -> str:
     """A reason as one reads it who is not the one that waits."""
-    return reason.replace("You asked for", "Asked for").replace("ahead of you", "ahead")
+    for mine, theirs in _THEIRS:
+        reason = reason.replace(mine, theirs)
+    return reason
+
+
+_THEIRS = (
+    ("You asked for", "Asked for"),
+    ("you asked for", "this asks for"),
+    ("ahead of you", "ahead"),
+    ("Your ", "Their "),
+    ("your ", "their "),
+)
 
 
 KEPT = "What is free is kept for an advance reservation."

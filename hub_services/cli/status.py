@@ -230,7 +230,7 @@ def _reasons(workload: Workload) -> Sequence[str]:
     if workload.held_at is not None:
         return (on_hold(workload.held_reason),)
     if workload.blocked:
-        return (f"Blocked ({workload.blocked}). {workload.blocked_reason}",)
+        return (f"Blocked ({workload.blocked}). {of_somebody(workload.blocked_reason)}",)
     return tuple(map(of_somebody, workload.reasons))
 
 

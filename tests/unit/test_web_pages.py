@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dcloud_spawner import drains, queueing, reservations
+from dcloud_spawner import accounting, drains, granting, queueing, reservations
+from dcloud_spawner.ledger.rates import MICRO, Resource
 from dcloud_spawner.live.pool import read_pool
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.scheduler.band import Band, Free
 from dcloud_spawner.scheduler.reasons import of_somebody
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.reservations import NewReservation
+from hub_services.web.api.views import queue_row_view, workload_view
 from hub_services.web.board import Board, read_board
 from hub_services.web.pages.chart import HEIGHT, WIDTH, step_chart, steps_of
 from hub_services.web.pages.gpus import NODES_SHOWN, gpus_page
@@ -88,10 +90,17 @@ def test_a_label_between_stands_where_its_value_is() -> None:
 
 
 def test_only_who_waits_is_told_you() -> None:
-    said = ("You asked for 2 GPUs and none is free.", "2 requests are ahead of you.")
+    said = (
+        "You asked for 2 GPUs and none is free.",
+        "2 requests are ahead of you.",
+        "Your limit is 2 GPUs, and your default server uses 2.",
+        "Your account has 0.00 credits left.",
+    )
     assert [of_somebody(reason) for reason in said] == [
         "Asked for 2 GPUs and none is free.",
         "2 requests are ahead.",
+        "Their limit is 2 GPUs, and their default server uses 2.",
+        "Their account has 0.00 credits left.",
     ]
 
 
@@ -118,6 +127,29 @@ def test_the_owner_and_the_administrator_are_shown_why(platform: Platform) -> No
     own, all_of_it = queue_page(board, ALICE).waiting[0], queue_page(board, BOSS).waiting[0]
     assert (own.who, own.note) == ("You", "On hold: the class comes first")
     assert (all_of_it.who, all_of_it.note) == ("alice", "On hold by boss: the class comes first")
+
+
+def test_a_blocked_request_has_a_reason_for_its_owner_and_no_place(platform: Platform) -> None:
+    boss = Actor("boss")
+    accounting.change_rate(platform, Resource.CPU_CORE, MICRO, boss)
+    project = accounting.create_project(platform, "lab", ["alice"], boss)
+    granting.grant(platform, project.id, 3 * MICRO, boss, reason="for the class")
+    platforms.start(platform, "alice", 0, account="lab", server="notes")
+    found = platforms.submit(platform, "alice", 2, account="lab")
+    board = board_of(platform)
+    own, strangers = queue_page(board, ALICE), queue_page(board, STRANGER)
+    row = own.waiting[0]
+    assert platforms.get(platform, found.id).blocked == "budget"
+    assert (row.place, row.blocked, row.on_hold, row.expected_from) == (None, True, False, None)
+    assert row.reasons[0].startswith("lab has 2.00 credits left beside what")
+    assert own.news == "Your request may not start yet."
+    assert strangers.waiting[0].blocked and not strangers.waiting[0].reasons
+    view = workload_view(platforms.get(platform, found.id), board.state)
+    assert (view.blocked, view.place) == ("budget", None)
+    assert view.blocked_reason in view.reasons
+    assert queue_row_view(None, platforms.get(platform, found.id), board.state, ALICE).state == (
+        "blocked"
+    )
 
 
 def test_ones_own_request_is_listed_however_far_behind(platform: Platform) -> None:
