@@ -56,9 +56,7 @@ def begun(platform: Platform, told: Past) -> Workload:
     until = min(began + told.length, utc_now())
     with platform.database.transaction() as connection:
         times = {"submitted_at": began, "admitted_at": began - timedelta(seconds=20)}
-        workloads.set_values(
-            connection, found.id, engine_started_at=began, ready_at=began, **times
-        )
+        workloads.set_values(connection, found.id, engine_started_at=began, ready_at=began, **times)
         meters.set_values(connection, found.id, began_at=began, watermark_at=began)
         connection.execute(delete(spans).where(spans.c.workload == found.id))
         moved = workloads.get(connection, found.id)
@@ -90,14 +88,14 @@ def past(platform: Platform, told: Past) -> Workload:
 def _measured(
     connection: object, found: Workload, began: datetime, until: datetime, busy: int
 ) -> None:
-    """As the sampler would have written it: minutes long ago, samples of the last minutes."""
+    """As the sampler would have written it, but fewer; of what runs, all of the last minutes."""
     held = {f"GPU-{number}": found.gpu_model or "NVIDIA A100" for number in range(found.gpus)}
     meter = meters.find(connection, found.id)  # type: ignore[arg-type]
     assert meter is not None
     subject = Subject(found.id, began, meter.account, found.user, held)
-    at = began
+    at, runs = began, utc_now() - until < timedelta(minutes=1)
     while at < until:
-        seconds = 10 if until - at < timedelta(minutes=12) else 300
+        seconds = 10 if runs and until - at < timedelta(minutes=12) else 900
         at = min(until, at + timedelta(seconds=seconds))
         load = max(0, min(100, busy + (at.minute * 7 + at.second) % 23 - 11))
         each = _figures(seconds, load)
