@@ -178,14 +178,16 @@ def write(lab: Lab, path: Path, now: datetime) -> Year:
     try:
         sql = raw.driver_connection
         assert sql is not None
+        # Nobody reads it yet, and who is interrupted begins again.
+        sql.execute("PRAGMA journal_mode=OFF")
         sql.execute("PRAGMA synchronous=OFF")
         sql.execute("PRAGMA cache_size=-1000000")
         sql.execute("BEGIN IMMEDIATE")
         for table, rows in _tables(year, rates):
             _insert(sql, table, rows)
         sql.execute("COMMIT")
-        sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         sql.execute("ANALYZE")
+        sql.execute("PRAGMA journal_mode=WAL")
     finally:
         raw.close()
     database.close()
