@@ -6,20 +6,23 @@ to the second, so that an end does not depend on when the meter last looked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from fractions import Fraction
 
 from sqlalchemy import Connection
 
 from dcloud_spawner.budgets import FEW_PERCENT, Runway, runway
-from dcloud_spawner.ledger.cost import exact_cost
+from dcloud_spawner.ledger.cost import Span, exact_cost
 from dcloud_spawner.ledger.rates import RateBook, hourly
-from dcloud_spawner.store import budgets, entries, meters, rates
+from dcloud_spawner.store import budgets, rates
 from dcloud_spawner.store.accounts import Account
 from dcloud_spawner.store.budgets import Metered, Watched
 from dcloud_spawner.store.entries import Part
+
+AHEAD = timedelta(days=7)
+"""Grants that are due later do not make an end any later yet."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +55,47 @@ def read_funds(connection: Connection, now: datetime) -> list[Funds]:
     watched = budgets.watched(connection, FEW_PERCENT)
     if not watched:
         return []
+    known = [found.account.id for found in watched]
+    metered = budgets.metered(connection, known)
     book = rates.read_book(connection)
+    spans = budgets.spans_of(connection, [found.workload for found in metered])
     running: dict[str, list[Session]] = {}
-    for found in budgets.metered(connection, [one.account.id for one in watched]):
-        running.setdefault(found.account, []).append(_session(connection, found, book, now))
-    return [_funds(connection, one, running.get(one.account.id, []), now) for one in watched]
-
-
-def _funds(
-    connection: Connection, watched: Watched, sessions: Sequence[Session], now: datetime
-) -> Funds:
-    parts = [
-        Part(lot.left_microcredits, lot.expires_at)
-        for lot in entries.open_lots(connection, watched.account.id)
+    for found in metered:
+        session = _session(found, spans.get(found.workload, []), book, now)
+        running.setdefault(found.account, []).append(session)
+    left = budgets.left_of(connection, known)
+    coming = budgets.coming_to(connection, known, now + AHEAD)
+    return [
+        Funds(
+            found.account,
+            _runway(found, left, coming, running.get(found.account.id, []), now),
+            running.get(found.account.id, []),
+        )
+        for found in watched
     ]
-    reaches = runway(
+
+
+def _runway(
+    watched: Watched,
+    left: Mapping[str, Sequence[Part]],
+    coming: Mapping[str, Sequence[tuple[datetime, int]]],
+    sessions: Sequence[Session],
+    now: datetime,
+) -> Runway:
+    return runway(
         watched.account.balance_microcredits,
-        parts,
+        left.get(watched.account.id, ()),
         watched.granted_microcredits,
         sum(session.unsettled_microcredits for session in sessions),
         sum((session.an_hour_microcredits for session in sessions), Fraction(0)),
         now,
+        coming.get(watched.account.id, ()),
     )
-    return Funds(watched.account, reaches, sessions)
 
 
-def _session(connection: Connection, found: Metered, book: RateBook, now: datetime) -> Session:
+def _session(found: Metered, spans: Sequence[Span], book: RateBook, now: datetime) -> Session:
     if found.began_at is None or found.watermark_at is None:
         return Session(found, Fraction(0), 0)
-    spans = meters.spans_of(connection, found.workload)
     until = min(now, found.charge_until) if found.charge_until else now
     used = exact_cost(spans, found.tier, book, found.watermark_at, max(until, found.watermark_at))
     last = spans[-1] if spans else None

@@ -81,11 +81,13 @@ def runway(
     unsettled_microcredits: int,
     an_hour_microcredits: Fraction,
     at: datetime,
+    coming: Sequence[tuple[datetime, int]] = (),
 ) -> Runway:
     """How far credits reach.
 
     ``parts`` is what is left in the lots, what expires first first; ``unsettled_microcredits`` is
-    what servers used by ``at`` and were not charged yet.
+    what servers used by ``at`` and were not charged yet; ``coming`` are grants that are due at
+    later times, in their order.
     """
     left = balance_microcredits - unsettled_microcredits
     return Runway(
@@ -95,8 +97,24 @@ def runway(
         granted_microcredits=granted_microcredits,
         ends_at=at
         if left <= 0 and an_hour_microcredits
-        else _used_up(parts, unsettled_microcredits, an_hour_microcredits, at),
+        else _end(parts, unsettled_microcredits, an_hour_microcredits, at, coming),
     )
+
+
+def _end(
+    parts: Sequence[Part],
+    used: int,
+    an_hour_microcredits: Fraction,
+    at: datetime,
+    coming: Sequence[tuple[datetime, int]],
+) -> datetime | None:
+    end = _used_up(parts, used, an_hour_microcredits, at)
+    for due_at, microcredits in coming:
+        if end is None or due_at > end:
+            break
+        parts = (*parts, Part(microcredits))
+        end = _used_up(parts, used, an_hour_microcredits, at)
+    return end
 
 
 def _used_up(

@@ -10,9 +10,26 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, or_, select
 
+from dcloud_spawner.ledger.cost import Span
 from dcloud_spawner.store.accounts import Account, Budget, get_all
-from dcloud_spawner.store.ledger_schema import account_members, accounts, lots, meters
-from dcloud_spawner.store.schema import HOLDING, State, accelerators, events, leases, workloads
+from dcloud_spawner.store.entries import Part
+from dcloud_spawner.store.ledger_schema import (
+    account_members,
+    accounts,
+    grants,
+    lots,
+    meters,
+    spans,
+)
+from dcloud_spawner.store.schema import (
+    HOLDING,
+    OPEN,
+    State,
+    accelerators,
+    events,
+    leases,
+    workloads,
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,59 @@ class Watched:
     granted_microcredits: int
 
 
+def spans_of(connection: Connection, identifiers: Collection[str]) -> Mapping[str, list[Span]]:
+    """What some sessions held, in the order of time, by session."""
+    rows = connection.execute(
+        select(spans)
+        .where(spans.c.workload.in_(identifiers))
+        .order_by(spans.c.begins_at, spans.c.id)
+    )
+    found: dict[str, list[Span]] = {}
+    for row in rows:
+        found.setdefault(row.workload, []).append(
+            Span(
+                row.begins_at,
+                row.gpu_models,
+                row.cpu_millicores,
+                row.memory_bytes,
+                row.free_reason,
+            )
+        )
+    return found
+
+
+def left_of(connection: Connection, identifiers: Collection[str]) -> Mapping[str, list[Part]]:
+    """What is left in the lots of some accounts, what expires first first."""
+    rows = connection.execute(
+        select(lots.c.account, lots.c.left_microcredits, lots.c.expires_at)
+        .where(lots.c.account.in_(identifiers), lots.c.left_microcredits > 0)
+        .order_by(lots.c.expires_at.is_(None), lots.c.expires_at, lots.c.id)
+    )
+    found: dict[str, list[Part]] = {}
+    for row in rows:
+        found.setdefault(row.account, []).append(Part(row.left_microcredits, row.expires_at))
+    return found
+
+
+def coming_to(
+    connection: Connection, identifiers: Collection[str], before: datetime
+) -> Mapping[str, list[tuple[datetime, int]]]:
+    """Grants of some accounts that are due before a time, in their order, by account."""
+    rows = connection.execute(
+        select(grants.c.account, grants.c.next_at, grants.c.microcredits)
+        .where(
+            grants.c.account.in_(identifiers),
+            grants.c.next_at <= before,
+            grants.c.cancelled_at.is_(None),
+        )
+        .order_by(grants.c.next_at)
+    )
+    found: dict[str, list[tuple[datetime, int]]] = {}
+    for row in rows:
+        found.setdefault(row.account, []).append((row.next_at, row.microcredits))
+    return found
+
+
 def gpu_models(connection: Connection) -> Sequence[str]:
     """Every model of the pool."""
     rows = connection.execute(select(accelerators.c.model).distinct())
@@ -60,10 +130,10 @@ def gpu_models(connection: Connection) -> Sequence[str]:
 
 def accounts_of_queue(connection: Connection) -> Sequence[Account]:
     """Accounts with a budget that pay for somebody who waits."""
-    waiting = exists().where(
-        workloads.c.account == accounts.c.id, workloads.c.state == State.QUEUED.value
+    waiting = select(workloads.c.account).where(workloads.c.state == State.QUEUED.value)
+    query = select(accounts.c.id).where(
+        accounts.c.budget != Budget.NONE.value, accounts.c.id.in_(waiting)
     )
-    query = select(accounts.c.id).where(accounts.c.budget != Budget.NONE.value, waiting)
     return list(get_all(connection, connection.execute(query).scalars().all()).values())
 
 
@@ -158,7 +228,11 @@ def users_of(connection: Connection, identifiers: Collection[str]) -> Mapping[st
     """Who has something open, waiting or running, by the account that pays."""
     rows = connection.execute(
         select(workloads.c.account, workloads.c.user)
-        .where(workloads.c.account.in_(identifiers), workloads.c.state != State.ENDED.value)
+        # By state and not by account: an account has a long history.
+        .where(
+            func.coalesce(workloads.c.account, "").in_(identifiers),
+            workloads.c.state.in_([state.value for state in OPEN]),
+        )
         .distinct()
     )
     found: dict[str, set[str]] = {}

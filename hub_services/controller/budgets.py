@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from dcloud_spawner.budget_funds import Funds, read_funds
 from dcloud_spawner.budget_gate import place_in_line
 from dcloud_spawner.budgets import Level
+from dcloud_spawner.granting import give_due_grants
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import budgets, events, workloads
 from dcloud_spawner.store.accounts import Budget
@@ -38,6 +39,7 @@ class BudgetKeeper:
 
     def turn(self) -> None:
         """Write what has changed. Blocks."""
+        give_due_grants(self._platform)  # what is due must not come a tick after the end
         now = utc_now()
         database = self._platform.database
         with database.reading() as connection:

@@ -118,6 +118,17 @@ def test_what_expires_before_it_is_used_does_not_count() -> None:
     assert found.ends_at == NOON + 5 * HOUR
 
 
+def test_a_grant_that_is_due_in_time_moves_the_end_away() -> None:
+    def ends(*coming: tuple[datetime, int]) -> datetime | None:
+        parts = [Part(2 * MICRO)]
+        return runway(2 * MICRO, parts, 2 * MICRO, 0, Fraction(MICRO), NOON, coming).ends_at
+
+    assert ends((NOON + HOUR, 3 * MICRO)) == NOON + 5 * HOUR
+    assert ends((NOON + 3 * HOUR, 3 * MICRO)) == NOON + 2 * HOUR, "too late"
+    both = ends((NOON + 2 * HOUR, MICRO), (NOON + 3 * HOUR, MICRO))
+    assert both == NOON + 4 * HOUR
+
+
 @pytest.mark.parametrize(
     ("credits", "an_hour", "level"),
     [
