@@ -19,6 +19,7 @@ from dcloud_spawner.engines.nvml import (
     fatal_xids,
     gpu_health,
     read_accelerators,
+    read_use,
 )
 from tests import services
 from tests.simgpu import simgpu
@@ -198,3 +199,57 @@ def test_the_kernel_log_names_the_gpu_that_needs_a_reset() -> None:
     assert gpu_health({}, 119)[0] is Health.UNHEALTHY
     assert "119" in gpu_health({}, 119)[1]
     assert gpu_health({}, 79)[0] is Health.LOST
+
+
+# ---------------------------------------------------------------------------- what they do
+
+
+def test_what_every_gpu_does_is_told(library: str) -> None:
+    found = read_use(library)
+    assert {use.uuid for use in found} == {facts.uuid for facts in read_accelerators(library)}
+    for use in found:
+        assert use.utilisation_percent is not None and 0 <= use.utilisation_percent <= 100
+        assert use.memory_bytes is not None and use.memory_bytes >= 0
+        assert use.power_milliwatts is not None and 10_000 < use.power_milliwatts < 2_000_000
+        assert use.temperature_celsius is not None and 10 < use.temperature_celsius < 110
+        assert use.energy_millijoules is None or use.energy_millijoules > 0
+
+
+def test_the_energy_of_a_gpu_is_its_power_over_time(gpus: Simulation) -> None:
+    simgpu.build(gpus.folder, 4, busy=True)
+    library = str(gpus.library)
+    before, begun = read_use(library), time.monotonic()
+    time.sleep(1)
+    after, ended = read_use(library), time.monotonic()
+    for first, second in zip(before, after, strict=True):
+        assert first.energy_millijoules and second.energy_millijoules
+        assert first.power_milliwatts and second.power_milliwatts
+        used = (second.energy_millijoules - first.energy_millijoules) / (ended - begun)
+        low, high = sorted((first.power_milliwatts, second.power_milliwatts))
+        assert 0.6 * low < used < 1.4 * high
+
+
+def test_what_the_driver_does_not_tell_is_unknown_and_not_zero(gpus: Simulation) -> None:
+    silent, dead, *_ = gpus.uuids()
+    simgpu.set_usage(gpus, silent, power_milliwatts=None, energy_millijoules=None)
+    simgpu.set_health(gpus, dead, "dying")
+    found = {use.uuid: use for use in read_use(str(gpus.library))}
+    assert dead not in found and len(found) == 3
+    assert found[silent].power_milliwatts is None
+    assert found[silent].energy_millijoules is None
+    assert found[silent].utilisation_percent == 0
+    simgpu.set_driver(gpus, init=999)
+    with pytest.raises(NvmlUnavailable):
+        read_use(str(gpus.library))
+    assert LocalNode(str(gpus.library)).use() == ()
+
+
+def test_of_a_mig_instance_memory_is_told_and_no_load(gpus: Simulation) -> None:
+    cut = Gpu("GPU-cut", mig=(Mig("MIG-a"), Mig("MIG-b")))
+    simgpu.build(gpus.folder, [cut, Gpu("GPU-whole")])
+    found = {use.uuid: use for use in read_use(str(gpus.library))}
+    assert set(found) == {"MIG-a", "MIG-b", "GPU-whole"}
+    assert found["MIG-a"].memory_bytes == 0
+    assert found["MIG-a"].temperature_celsius == 34
+    assert found["MIG-a"].utilisation_percent is None
+    assert found["MIG-a"].power_milliwatts is None
