@@ -54,7 +54,7 @@ def price_words(
         else "",
         total=credits_figure(total),
         left=left_words(payer, total),
-        until=at + lasts if lasts is not None else None,
+        until=at + lasts if lasts else None,
         short=short,
         aside=aside,
     )
@@ -70,7 +70,10 @@ def left_words(payer: Payer, total: Fraction) -> str:
     if payer.budget is Budget.NONE:
         return "only counted"
     before = payer.available_microcredits
-    return f"{left_figure(before)} → {left_figure(before - total)}"
+    after = before - total
+    if payer.budget is Budget.HARD:  # then it is stopped
+        after = max(after, Fraction(min(before, 0)))
+    return f"{left_figure(before)} → {left_figure(after)}"
 
 
 def needed(purse: Purse, price: Fraction, hours: float) -> Fraction:

@@ -66,7 +66,7 @@ def _step(decimals: int) -> int:
 
 def _decimal(steps: int, decimals: int) -> str:
     whole, rest = divmod(abs(steps), 10**decimals)
-    return f"{'-' if steps < 0 else ''}{whole:,}{f'.{rest:0{decimals}}' if decimals else ''}"
+    return f"{'−' if steps < 0 else ''}{whole:,}{f'.{rest:0{decimals}}' if decimals else ''}"
 
 
 def listed(parts: Sequence[str]) -> str:

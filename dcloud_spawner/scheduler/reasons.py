@@ -19,6 +19,11 @@ def of_somebody(reason: str) -> str:
     return reason
 
 
+def without_ask(reason: str) -> str:
+    """A reason beside which there is a link to ask for more."""
+    return reason.removesuffix(" Ask for more.")
+
+
 _THEIRS = (
     ("You asked for", "Asked for"),
     ("you asked for", "this asks for"),

@@ -20,7 +20,7 @@ from dcloud_spawner.platform import Platform
 from dcloud_spawner.profiles import Profile
 from dcloud_spawner.scheduler.admission import waiting_reasons
 from dcloud_spawner.scheduler.alternatives import Alternative, Offered, alternatives
-from dcloud_spawner.scheduler.reasons import on_hold
+from dcloud_spawner.scheduler.reasons import on_hold, without_ask
 from dcloud_spawner.scheduler.schedule import GIB, as_request
 from dcloud_spawner.store.nodes import AcceleratorRow
 from dcloud_spawner.store.reservations import Reservation
@@ -186,7 +186,7 @@ class SpawnerProgress(HubSpawner):
             "held": {"at": _iso(workload.held_at), "reason": workload.held_reason}
             if queued and workload.held_at
             else None,
-            "blocked": {"code": workload.blocked, "reason": workload.blocked_reason}
+            "blocked": {"code": workload.blocked, "reason": without_ask(workload.blocked_reason)}
             if queued and workload.blocked and not workload.held_at
             else None,
             "latest_start": None if workload.blocked else _iso(workload.latest_start_at),
@@ -218,7 +218,7 @@ class SpawnerProgress(HubSpawner):
         booked = state.reservations.get(workload.reservation or "")
         if queued and booked is not None:
             event["reservation"] = _reservation(booked)
-        if queued and state.record.count:
+        if queued and state.record.count and not workload.blocked:
             event["record"] = {"inside": state.record.inside, "of": state.record.count}
         if stage == "image":
             event["image"] = {"message": self.fetching_image}
@@ -324,7 +324,7 @@ def _reasons(workload: Workload, place: Place | None) -> tuple[str, ...]:
     if workload.held_at is not None:
         return (on_hold(workload.held_reason),)
     if workload.blocked:
-        return (workload.blocked_reason,)
+        return (without_ask(workload.blocked_reason),)
     if place is None:
         return tuple(workload.reasons)
     return waiting_reasons(" ".join(workload.reasons), place.ahead, place.gpus_ahead)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dcloud_spawner.live.pool import PoolState
 from dcloud_spawner.scheduler.admission import waiting_reasons
+from dcloud_spawner.scheduler.reasons import without_ask
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 
@@ -11,7 +12,7 @@ from dcloud_spawner.store.workloads import Workload
 def reasons_of(workload: Workload, state: PoolState) -> tuple[str, ...]:
     """Why it waits: what is short, and how much is ahead of it now."""
     if workload.blocked:
-        return (workload.blocked_reason,)
+        return (without_ask(workload.blocked_reason),)
     place = state.place_of(workload.id)
     if place is None:
         return ()

@@ -28,7 +28,7 @@ PURSE: dict[str, Any] = {
 LAST = {"profile": "pytorch", "gpus": 2, "gpu_model": A100, "memory_gib": 64, "cpus": 16}
 BLOCKED = {
     "code": "budget",
-    "reason": "vision-lab has 1.20 credits left, the first hour costs 2.00. Ask for more.",
+    "reason": "vision-lab has 1.20 credits left, the first hour costs 2.00.",
 }
 
 
@@ -41,6 +41,7 @@ def blocked() -> dict[str, Any]:
         expected=None,
         latest_start=None,
         alternatives=[],
+        record=None,
         on_cpu=False,
     )
 
@@ -113,6 +114,7 @@ def test_a_hard_budget_that_cannot_pay_is_a_clear_no_with_the_next_step(
     note = page.locator("#o-note")
     expect(note.locator("b")).to_have_text("Not enough credits")
     expect(note).to_contain_text("Your account has 3.00 credits left, the first hour costs 5.20.")
+    expect(page.locator("#o-left")).to_have_text("3.00 → 0.00")
     expect(page.locator("#o-go")).to_be_disabled()
     more = note.get_by_role("link", name="Ask for more")
     expect(more).to_have_attribute("href", "/services/dcloud/requests")

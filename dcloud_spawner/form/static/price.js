@@ -49,10 +49,16 @@ export function noteOf(mine, payer, price, hours) {
   return `${payer.note}, ${figure(needed(mine, price, hours))} needed`;
 }
 
+/** Whole micro-credits, rounded down. */
+const rounded = (amount) => (amount >= 0n ? amount / SCALE : -((-amount + SCALE - 1n) / SCALE));
+
 export function leftOf(payer, total) {
   if (payer.budget === "none") return "only counted";
   const available = BigInt(payer.available);
-  return `${left(available)} → ${left((available * SCALE - total) / SCALE)}`;
+  let after = rounded(available * SCALE - total);
+  const least = available < 0n ? available : 0n;
+  if (payer.budget === "hard" && after < least) after = least; // then it is stopped
+  return `${left(available)} → ${left(after)}`;
 }
 
 /** Hours that the account lasts when this runs besides; null when no end is in sight. */

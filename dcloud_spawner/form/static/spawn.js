@@ -220,8 +220,8 @@ function drawPrice(price) {
   say(by("o-payer"), one.title);
   say(by("o-left"), leftOf(one, total));
   const time = lasts(one, price.high);
-  for (const part of form.querySelectorAll("[data-until]")) part.hidden = time === null;
-  if (time !== null) setTime(by("o-until"), new Date(Date.now() + time * 3600e3).toISOString());
+  for (const part of form.querySelectorAll("[data-until]")) part.hidden = !time;
+  if (time) setTime(by("o-until"), new Date(Date.now() + time * 3600e3).toISOString());
 }
 
 /** Who cannot pay this says so; whoever is chosen stays it, and the verdict says no. */

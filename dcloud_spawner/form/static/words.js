@@ -47,7 +47,7 @@ const floorDiv = (a, b) => (a >= 0n ? a / b : -((-a + b - 1n) / b));
 function decimal(steps, decimals) {
   const digits = String(steps < 0n ? -steps : steps).padStart(decimals + 1, "0");
   const whole = digits.slice(0, -decimals).replace(/\B(?=(\d{3})+$)/g, ",");
-  return `${steps < 0n ? "-" : ""}${whole}.${digits.slice(-decimals)}`;
+  return `${steps < 0n ? "−" : ""}${whole}.${digits.slice(-decimals)}`;
 }
 
 /** Micro-credits (a BigInt, or a fraction of two) as credits, rounded to the nearest: 5.20. */
