@@ -7,6 +7,8 @@ is there at first, and most of it expires soon.
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,13 +18,22 @@ import httpx
 import pytest
 
 from dcloud_spawner import accounting, granting
+from dcloud_spawner.charging import NEVER_READY
 from dcloud_spawner.ledger.rates import MICRO, Resource
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts, rates
+from dcloud_spawner.store import accounts, entries, meters, rates
 from dcloud_spawner.store.accounts import Account, Budget, Role
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
-from tests.docker.people import People, Person, action_log, quick, signed_in, until
+from tests.docker.people import (
+    People,
+    Person,
+    action_log,
+    built_image,
+    quick,
+    signed_in,
+    until,
+)
 from tests.hub.sign_in import Visitor
 from tests.live import Deployment
 
@@ -42,8 +53,13 @@ def more_settings() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def profiles_dir(quick_profiles: Path) -> Path:
-    return quick_profiles
+def profiles_dir(quick_profiles: Path, base_image: str, tag: str) -> Iterator[Path]:
+    """With ``broken``, whose container ends before it is ready."""
+    with built_image(f"dcloud/broken:{tag}", f'FROM {base_image}\nCMD ["false"]\n') as image:
+        quick_profile = (quick_profiles / "quick.yaml").read_text()
+        broken = re.sub(r"image: .*", f"image: {image}", quick_profile)
+        (quick_profiles / "broken.yaml").write_text(broken)
+        yield quick_profiles
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,17 +146,24 @@ def test_of_two_starts_at_once_against_a_budget_for_one_exactly_one_is_admitted(
     until(lambda: waits.state() is State.RUNNING, 15, "the start of the other")
 
 
-@pytest.mark.parametrize("how", ["cancelled", "never ready"])
+@pytest.mark.parametrize("how", ["cancelled", "never ready", "failed"])
 def test_what_was_set_aside_is_free_again(people: People, how: str) -> None:
     person = people()
     lab = project([person])
     give(person.platform, lab, HOUR)
-    person.start({**quick(1, account=lab.name), "profile": "silent"})
-    until(lambda: person.state() is State.STARTING, 10)
-    assert credits(person.platform, lab) == (HOUR, 0)
+    profile = "broken" if how == "failed" else "silent"
+    workload = person.start({**quick(1, account=lab.name), "profile": profile})
+    if how != "failed":  # that one may be over already
+        until(lambda: person.state() is State.STARTING, 10)
+        assert credits(person.platform, lab) == (HOUR, 0)
     if how == "cancelled":
         person.stop()
     until(lambda: person.state() is None, 20, "the end of the start")
+    with person.platform.database.reading() as connection:
+        meter = meters.find(connection, workload.id)
+        (entry,) = entries.of_workload(connection, workload.id)
+    assert meter is not None and meter.held_microcredits == HOUR * MICRO
+    assert (entry.microcredits, entry.reason) == (0, NEVER_READY)
     assert credits(person.platform, lab) == (HOUR, HOUR)
 
 
@@ -150,7 +173,7 @@ def test_warnings_come_in_time_and_at_zero_servers_stop_with_their_homes_safe(
     person, other = people.many(2)
     lab, platform = project([person, other]), person.platform
     give(platform, lab, 2 * HOUR, for_seconds=4)
-    give(platform, lab, 24)
+    give(platform, lab, 16)
     for each in (person, other):  # they share the end
         each.run(quick(1, account=lab.name))
     person.shell("echo kept > /home/dcloud/work.txt")
