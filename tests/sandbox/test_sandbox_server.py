@@ -96,6 +96,19 @@ def test_two_users_see_exactly_their_own_gpus_in_a_cell(people: People) -> None:
     assert not seen[ada.name] & seen[bob.name]
     assert set(held(ada.platform)) == seen[ada.name] | seen[bob.name]
     assert seen[ada.name] == set(ada.container().devices)
+    assert_jupyterlab_tells_notices(ada)
+
+
+def assert_jupyterlab_tells_notices(person: Person) -> None:
+    """The extension of the images is there too, and the page has what it asks the hub with."""
+    headers = {"Authorization": f"token {person.token}"}
+    base = f"{person.deployment.url}/user/{person.name}"
+    with httpx.Client(headers=headers, trust_env=False, timeout=30) as client:
+        page = client.get(f"{base}/lab").text
+        assert '"load": "static/remoteEntry.dcloud-notices.js"' in page
+        assert f'"hubServerUser": "{person.name}"' in page and '"hubPrefix": "/hub/"' in page
+        script = f"{base}/lab/extensions/dcloud-notices/static/remoteEntry.dcloud-notices.js"
+        assert "dcloud/notices" in client.get(script).text
 
 
 def test_a_home_outlives_the_server(people: People) -> None:
