@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -229,34 +229,22 @@ def refuse_growth(
     if found.free:
         return
     others = [row for row in rows.held(connection, workload.user) if row.id != workload.id]
-    for name, wanted, has in (
-        ("memory_gib", memory_bytes, workload.memory_bytes),
-        ("cpus", cpu_millicores, workload.cpu_millicores),
-    ):
-        grown = _Grown(0, None, 0, 0, 0)
-        if wanted > has:
-            grown = _Grown(
-                0,
-                None,
-                memory_bytes if name == "memory_gib" else 0,
-                cpu_millicores if name == "cpus" else 0,
-                0,
-            )
-        against = never(found.limits, grown, ()) or beside(found.limits, grown, others)
-        if against is not None:
-            words = against.words.removesuffix(" It starts when that is given back.")
-            raise NotAllowed(
-                f"{against.field}: {words}",
-                hint=against.hint,
-                field=against.field,
-                code=against.code,
-            )
+    grown = _Grown(
+        memory_bytes if memory_bytes > workload.memory_bytes else 0,
+        cpu_millicores if cpu_millicores > workload.cpu_millicores else 0,
+    )
+    against = never(found.limits, grown, ()) or beside(found.limits, grown, others)
+    if against is not None:
+        words = against.words.removesuffix(" It starts when that is given back.")
+        raise _refusal(replace(against, words=words))
 
 
 @dataclass(frozen=True)
 class _Grown:
-    gpus: int
-    gpu_model: str | None
+    """What a server is to have; 0 of what it has already."""
+
     memory_bytes: int
     cpu_millicores: int
-    limit_seconds: int
+    gpus: int = 0
+    gpu_model: str | None = None
+    limit_seconds: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -46,10 +47,10 @@ class Standing:
     overrides: Mapping[str, Override]
     """What was set for them alone, by the name of the limit, ``role`` included."""
 
-    @property
+    @cached_property
     def free(self) -> bool:
         """Whether nothing limits a start."""
-        return self.limits.model_copy(update={"tier": None}) == RoleLimits()
+        return all(getattr(self.limits, name) is None for name in TITLES if name != "tier")
 
     def source(self, name: str) -> str:
         """Where a limit comes from: ``override``, or the role that gives it."""
@@ -118,9 +119,11 @@ def standing_of(
     else:
         groups, admin = (known.groups, known.administrator) if known else ((), False)
         names = roles_of(settings.roles, settings.default_role, groups, administrator=admin)
-    limits = most_generous([settings.roles[name] for name in names], settings.tiers)
+    limits = settings.roles[names[0]]
+    if len(names) > 1:
+        limits = most_generous([settings.roles[name] for name in names], settings.tiers)
     changed = {name: _typed(found.value) for name, found in mine.items() if name in TITLES}
-    return Standing(user, names, limits.model_copy(update=changed), mine)
+    return Standing(user, names, limits.model_copy(update=changed) if changed else limits, mine)
 
 
 def _typed(value: Any) -> Value:
