@@ -72,7 +72,9 @@ class World:
         self.platform = platform
         self.engine = engine
         self.clock = clock
-        self.operations = 0
+        self.numbers = itertools.count()
+        self.done: Counter[str] = Counter()
+        """Operations by name."""
         self.threads = ThreadPoolExecutor(2)
         self.opinion = Opinion()
         self.states: dict[str, State] = {}
