@@ -213,6 +213,29 @@ usage_hours = Table(
     Index("ix_usage_hours_user_hour", "user", "hour"),
 )
 
+# The same by the day and by the month of UTC. The database keeps it by triggers on ``usage_hours``,
+# so that a year is not read hour by hour; nobody else writes it.
+usage_totals = Table(
+    "usage_totals",
+    metadata,
+    # day or month
+    Column("length", String(8), primary_key=True),
+    Column("at", UtcDateTime, primary_key=True),
+    Column("account", String(32), primary_key=True),
+    Column("user", String(255), primary_key=True),
+    Column("gpu_model", String(128), primary_key=True),
+    Column("gpu_microseconds", BigInteger, nullable=False, server_default="0"),
+    Column("cpu_microseconds", BigInteger, nullable=False, server_default="0"),
+    Column("memory_gib_microseconds", BigInteger, nullable=False, server_default="0"),
+    Column("microcredits", BigInteger, nullable=False, server_default="0"),
+    Column("measured_microseconds", BigInteger, nullable=False, server_default="0"),
+    Column("busy_microseconds", BigInteger, nullable=False, server_default="0"),
+    Column("energy_millijoules", BigInteger, nullable=False, server_default="0"),
+    Index("ix_usage_totals_account", "account", "length", "at"),
+    Index("ix_usage_totals_user", "user", "length", "at"),
+    sqlite_with_rowid=False,
+)
+
 people = Table(
     "people",
     metadata,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import (
@@ -17,6 +18,8 @@ from sqlalchemy import (
     Connection,
     Select,
     String,
+    Subquery,
+    Table,
     and_,
     cast,
     false,
@@ -24,10 +27,12 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     type_coerce,
+    union_all,
 )
 
-from dcloud_spawner.store.ledger_schema import meters, usage_hours
+from dcloud_spawner.store.ledger_schema import meters, usage_hours, usage_totals
 from dcloud_spawner.store.meters import Meter
 from dcloud_spawner.store.schema import State, workloads
 from dcloud_spawner.store.workloads import Workload
@@ -96,6 +101,15 @@ class Group:
 
 
 @dataclass(frozen=True)
+class PartOfTime:
+    """A time that is read from rows of one length. None: without a bound."""
+
+    length: By
+    since: datetime | None
+    until: datetime | None
+
+
+@dataclass(frozen=True)
 class Session:
     """A workload with its meter."""
 
@@ -103,7 +117,7 @@ class Session:
     meter: Meter
 
 
-_SUMS = [func.sum(usage_hours.c[each.name]).label(each.name) for each in fields(Use)]
+_NAMES = [each.name for each in fields(Use)]
 
 
 def sums(
@@ -117,32 +131,92 @@ def sums(
 ) -> list[Group]:
     """Sums in the order of what they are for. Hours count whole: the one in which ``since`` lies,
     and the one in which ``until`` lies."""
-    keys = [_key(connection, each).label(_label(each)) for each in by]
-    query = select(*keys, *_SUMS).where(_hours_seen(scope), *_hours_wanted(wanted))
-    query = query.group_by(*keys).order_by(*keys).limit(limit).offset(offset)
-    return [_group(row) for row in connection.execute(query)]
+    finest = next((each for each in (By.HOUR, By.DAY) if each in by), By.MONTH)
+    used = _used(scope, wanted, finest)
+    keys = [_key(connection, used, each).label(_label(each)) for each in by]
+    query = select(*keys, *_sums(used)).group_by(*keys).order_by(*keys)
+    return [_group(row) for row in connection.execute(query.limit(limit).offset(offset))]
 
 
 def total(connection: Connection, scope: Scope, wanted: Wanted) -> Use:
     """The sum of everything."""
-    query = select(*_SUMS).where(_hours_seen(scope), *_hours_wanted(wanted))
-    return _use(connection.execute(query).one())
+    return _use(connection.execute(select(*_sums(_used(scope, wanted, By.MONTH)))).one())
+
+
+def parts_of(since: datetime | None, until: datetime | None, finest: By) -> list[PartOfTime]:
+    """A time in parts, hours at its ends and the longest that there are between; ``finest`` is
+    the longest that may be taken. Both ends are widened to whole hours."""
+    lengths = (By.HOUR, By.DAY, By.MONTH)
+    before: list[PartOfTime] = []
+    after: list[PartOfTime] = []
+    begin, end = _whole(since, By.HOUR, up=False), _whole(until, By.HOUR, up=True)
+    for length, longer in pairwise(lengths):
+        if length is finest:
+            return [*before, PartOfTime(length, begin, end), *after]
+        inner, outer = _whole(begin, longer, up=True), _whole(end, longer, up=False)
+        if inner is not None and outer is not None and inner >= outer:
+            return [*before, PartOfTime(length, begin, end), *after]
+        if begin is not None and begin != inner:
+            before.append(PartOfTime(length, begin, inner))
+        if end is not None and end != outer:
+            after.insert(0, PartOfTime(length, outer, end))
+        begin, end = inner, outer
+    return [*before, PartOfTime(By.MONTH, begin, end), *after]
+
+
+def _whole(at: datetime | None, length: By, *, up: bool) -> datetime | None:
+    """The beginning of the hour, day or month that a time is in, or ``up`` of the next one."""
+    if at is None:
+        return None
+    found = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    if length is not By.HOUR:
+        found = found.replace(hour=0)
+    if length is By.MONTH:
+        found = found.replace(day=1)
+    if not up or found == at:
+        return found
+    if length is By.MONTH:
+        return (found + timedelta(days=31)).replace(day=1)
+    return found + (timedelta(days=1) if length is By.DAY else timedelta(hours=1))
+
+
+def _sums(used: Subquery) -> list[ColumnElement[int]]:
+    return [func.sum(used.c[name]).label(name) for name in _NAMES]
+
+
+def _used(scope: Scope, wanted: Wanted, finest: By) -> Subquery:
+    """All use that is asked for: whole months and days where nothing finer is, hours else."""
+    parts = []
+    for part in parts_of(wanted.since, wanted.until, finest):
+        table = usage_hours if part.length is By.HOUR else usage_totals
+        at = table.c.hour if part.length is By.HOUR else table.c.at
+        columns = (at.label("at"), table.c.account, table.c.user, table.c.gpu_model)
+        query = select(*columns, *(table.c[name] for name in _NAMES))
+        query = query.where(_seen(scope, table.c.user, table.c.account), *_wanted(table, wanted))
+        if part.length is not By.HOUR:
+            query = query.where(table.c.length == part.length.value)
+        if part.since is not None:
+            query = query.where(at >= part.since)
+        if part.until is not None:
+            query = query.where(at < part.until)
+        parts.append(query)
+    return union_all(*parts).subquery()
 
 
 def _label(by: By) -> str:
     return "period" if by in PERIODS else by.value
 
 
-def _key(connection: Connection, by: By) -> ColumnElement[str]:
+def _key(connection: Connection, used: Subquery, by: By) -> ColumnElement[str]:
     if by not in PERIODS:
-        found: ColumnElement[str] = usage_hours.c[by.value]
+        found: ColumnElement[str] = used.c[by.value]
         return found
     length = {By.HOUR: 13, By.DAY: 10, By.MONTH: 7}[by]
     if connection.dialect.name == "sqlite":
-        text = func.replace(type_coerce(usage_hours.c.hour, String), " ", "T")
+        text = func.replace(type_coerce(used.c.at, String), " ", "T")
     else:
         text = func.to_char(
-            func.timezone("UTC", usage_hours.c.hour), cast(literal('YYYY-MM-DD"T"HH24'), String)
+            func.timezone("UTC", used.c.at), cast(literal('YYYY-MM-DD"T"HH24'), String)
         )
     return func.substr(text, 1, length)
 
@@ -157,28 +231,20 @@ def _use(row: Any) -> Use:
     return Use(**{each.name: int(row._mapping[each.name] or 0) for each in fields(Use)})
 
 
-def _hours_seen(scope: Scope) -> ColumnElement[bool]:
-    return _seen(scope, usage_hours.c.user, usage_hours.c.account)
-
-
-def _hours_wanted(wanted: Wanted) -> list[ColumnElement[bool]]:
+def _wanted(table: Table, wanted: Wanted) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
-    if wanted.since is not None:
-        found.append(usage_hours.c.hour > wanted.since - timedelta(hours=1))
-    if wanted.until is not None:
-        found.append(usage_hours.c.hour < wanted.until)
     if wanted.user:
-        found.append(usage_hours.c.user == wanted.user)
+        found.append(table.c.user == wanted.user)
     if wanted.account:
-        found.append(usage_hours.c.account == wanted.account)
+        found.append(table.c.account == wanted.account)
     if wanted.gpu_model is not None:
-        found.append(usage_hours.c.gpu_model == wanted.gpu_model)
+        found.append(table.c.gpu_model == wanted.gpu_model)
     return found
 
 
 def _seen(scope: Scope, user: Any, account: Any) -> ColumnElement[bool]:
     if scope.everything:
-        return literal(True) == literal(True)
+        return true()
     seen: list[ColumnElement[bool]] = []
     if scope.user is not None:
         seen.append(user == scope.user)
