@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
 from dcloud_spawner.store.schema import State, workloads
 
@@ -154,7 +154,11 @@ def show(connection: Connection, told: Sequence[Shown], at: datetime) -> None:
     """Write what those are told who still wait. The first range of each is kept for the record."""
     if not told:
         return
-    waiting = (workloads.c.id == bindparam("workload")) & (workloads.c.state == State.QUEUED.value)
+    waiting = and_(
+        workloads.c.id == bindparam("workload"),
+        workloads.c.state == State.QUEUED.value,
+        workloads.c.blocked == "",
+    )
     names = ("expected_from", "expected_to", "latest_start_at")
     connection.execute(
         update(workloads).where(waiting).values({name: bindparam(f"new_{name}") for name in names}),

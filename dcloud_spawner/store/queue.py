@@ -249,7 +249,8 @@ def blocked(connection: Connection) -> list[Blocked]:
 
 def block(connection: Connection, changes: Sequence[tuple[str, str, str]]) -> None:
     """Leave some who wait out of the queue: id, code and reason of each. Without a code they are
-    in it again. What was said of their start before is no longer true."""
+    in it again. What was said of their start before is no longer true, and no forecast is judged
+    by it."""
     if changes:
         connection.execute(
             update(workloads)
@@ -262,6 +263,10 @@ def block(connection: Connection, changes: Sequence[tuple[str, str, str]]) -> No
                 latest_start_at=None,
                 expected_from=None,
                 expected_to=None,
+                first_expected_at=None,
+                first_expected_from=None,
+                first_expected_to=None,
+                first_forecast_seconds=None,
             ),
             [
                 {"workload": identifier, "code": code, "reason": reason}
