@@ -49,9 +49,13 @@ async function look() {
   }
 }
 
+const pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
+
 async function follow() {
-  const pause = Number(live.dataset.seconds) * 1000;
-  do await new Promise((done) => { setTimeout(done, pause); }); while (await look());
+  do {
+    const asked = Date.now();
+    while (Date.now() - asked < Number(live.dataset.seconds) * 1000) await pause(500);
+  } while (await look());
   if (state) say(state, "It is over.");
 }
 
