@@ -23,7 +23,7 @@ from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
 from hub_services.cli.deployment import cache_dir
 from hub_services.cli.node import install_proxy, proxy_command
-from tests.no_limits import NO_LIMITS
+from tests.no_limits import NO_HURRY, NO_LIMITS
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +73,7 @@ class Deployment:
             "reserve_memory_gib": 1,
             "cpu_overcommit": 16,
             "roles": NO_LIMITS,
+            **NO_HURRY,
             **settings,
         }
         self.settings = Settings(**values)

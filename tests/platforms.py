@@ -21,7 +21,7 @@ from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import HOLDING, State
 from dcloud_spawner.store.schema import leases as lease_rows
 from dcloud_spawner.store.workloads import Workload
-from tests.no_limits import NO_LIMITS
+from tests.no_limits import NO_HURRY, NO_LIMITS
 
 PROFILES = Path(__file__).parent / "config" / "profiles"
 ALICE = Actor("alice", "10.0.0.7")
@@ -42,7 +42,7 @@ def settings_for(database_url: str, folder: Path, **values: Any) -> Settings:
         reserve_memory_gib=0,
         cpu_overcommit=1,
         stop_grace_seconds=0,
-        **{"roles": NO_LIMITS, **values},
+        **{"roles": NO_LIMITS, **NO_HURRY, **values},
     )
 
 

@@ -28,7 +28,7 @@ from dcloud_spawner.spawners.handlers import with_handlers
 from dcloud_spawner.spawners.mixin import PlatformSpawner
 from dcloud_spawner.store.workloads import Workload
 from tests.memory_engine import MemoryEngine
-from tests.no_limits import NO_LIMITS
+from tests.no_limits import NO_HURRY, NO_LIMITS
 
 STAGE = Path(os.environ["DCLOUD_STAGE"])
 HERE = Path(__file__).parent
@@ -90,6 +90,7 @@ settings = Settings(
     schedule_seconds=1,
     simulated_gpus=True,
     roles=NO_LIMITS,
+    **NO_HURRY,
 )
 platform = Platform(settings, engine=MemoryEngine(*hardware()))
 platform.refresh_inventory()
