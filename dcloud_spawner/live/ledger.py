@@ -4,6 +4,7 @@ with the pool, so no page reads it for itself; whatever decides something reads 
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,12 @@ from dcloud_spawner.store.workloads import Workload
 
 LEDGER_AGAIN = timedelta(seconds=1)
 """After which accounts and meters are read again."""
+
+REST = 4
+"""Times that a reading took, in which there is no other."""
+
+OLDEST = timedelta(seconds=3)
+"""Older than this no reading gets for that."""
 
 HOUR = timedelta(hours=1)
 
@@ -56,6 +63,7 @@ class LedgerReading:
     """One consistent reading."""
 
     at: datetime = BEFORE_ALL
+    took: timedelta = timedelta(0)
     book: RateBook = field(default_factory=RateBook)
     accounts: Mapping[str, Account] = field(default_factory=dict)
     """By id."""
@@ -76,9 +84,14 @@ class LedgerReading:
     burn: Mapping[str, Fraction] = field(default_factory=dict)
     """What runs on an account costs so much an hour."""
 
+    def fresh(self, now: datetime) -> bool:
+        """Whether it need not be read again yet."""
+        return now - self.at < max(LEDGER_AGAIN, min(REST * self.took, OLDEST))
+
 
 def read_ledger(connection: Connection, now: datetime) -> LedgerReading:
     """Read accounts, meters and rates. Blocks."""
+    began = time.perf_counter()
     known = {found.id: found for found in accounts.all_accounts(connection)}
     open_meters = {found.workload: found for found in meters.open_meters(connection)}
     held: Counter[str] = Counter()
@@ -87,7 +100,7 @@ def read_ledger(connection: Connection, now: datetime) -> LedgerReading:
     overrides: defaultdict[str, list[Override]] = defaultdict(list)
     for found in limits.active_overrides(connection, now):
         overrides[found.user].append(found)
-    return LedgerReading(
+    reading = LedgerReading(
         at=now,
         book=rates.read_book(connection),
         accounts=known,
@@ -98,6 +111,7 @@ def read_ledger(connection: Connection, now: datetime) -> LedgerReading:
         free=purses.free_now(connection, tuple(open_meters)),
         overrides={user: tuple(mine) for user, mine in overrides.items()},
     )
+    return replace(reading, took=timedelta(seconds=time.perf_counter() - began))
 
 
 def with_running(

@@ -13,12 +13,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection
 
 from dcloud_spawner.live.availability import Availability, ModelAvailability
-from dcloud_spawner.live.ledger import (
-    LEDGER_AGAIN,
-    LedgerReading,
-    read_ledger,
-    with_running,
-)
+from dcloud_spawner.live.ledger import LedgerReading, read_ledger, with_running
 from dcloud_spawner.live.outlook import Chances, Expected, no_forecast
 from dcloud_spawner.live.warnings import WARNINGS_AGAIN, Warnings, read_warnings
 from dcloud_spawner.platform import Platform, utc_now
@@ -137,7 +132,7 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         open_workloads = workloads.open_workloads(connection)
         past = before.past if before and now - before.past.at < PAST_AGAIN else None
         past = past or read_past(connection, now)
-        known = before.ledger if before and now - before.ledger.at < LEDGER_AGAIN else None
+        known = before.ledger if before and before.ledger.fresh(now) else None
         ledger = known or read_ledger(connection, now)
         warned = before.warnings if before and now - before.warnings.at < WARNINGS_AGAIN else None
         warned = warned or read_warnings(connection, now)

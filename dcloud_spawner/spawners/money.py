@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 from dcloud_spawner.form.purse import balance_words, live_purse
 from dcloud_spawner.form.words import credits_figure
@@ -26,19 +26,32 @@ BOUNDS_SECONDS = 60.0
 that were used long ago come back by and by."""
 
 
+class Owner(NamedTuple):
+    """The user of a spawner."""
+
+    name: str
+    groups: frozenset[str]
+    administrator: bool
+
+
 class SpawnerMoney(SpawnerProgress):
     """The ledger's side of a spawner's pages, of the pool's reading but for one's own limits."""
 
     _mine: tuple[object, bytes] | None = None
     _bounds: tuple[object, float, Bounds] | None = None
 
-    async def purse(self) -> Purse:
+    def owner(self) -> Owner:
+        """Who asks, as the hub says now; it may have to look that up."""
+        groups = frozenset(group.name for group in self.user.groups)
+        return Owner(self.user.name, groups, bool(self.user.admin))
+
+    async def purse(self, owner: Owner) -> Purse:
         """What this server's owner may spend and use now."""
-        state, found = self.pool.state, await self._own_bounds()
+        state, found = self.pool.state, await self._own_bounds(owner)
         settings = self.platform.settings
-        tiers = [tier_of(settings, self._groups()), *filter(None, [found.tier])]
+        tiers = [tier_of(settings, owner.groups), *filter(None, [found.tier])]
         return Purse(
-            payers=payers_of(state.ledger, settings, self.user.name),
+            payers=payers_of(state.ledger, settings, owner.name),
             rates=_rates(state, best_tier(tiers, settings.tiers) or BRONZE),
             hold_seconds=self.platform.hold_rule.seconds,
             bounds=found.bounds,
@@ -47,32 +60,29 @@ class SpawnerMoney(SpawnerProgress):
             refused=found.refused,
         )
 
-    def _groups(self) -> frozenset[str]:
-        return frozenset(group.name for group in self.user.groups)
-
-    async def _own_bounds(self) -> Bounds:
+    async def _own_bounds(self, owner: Owner) -> Bounds:
         """The limits of the owner; read again when something of it may be another now."""
-        state, name, loop = self.pool.state, self.user.name, asyncio.get_running_loop()
+        state, loop = self.pool.state, asyncio.get_running_loop()
         own = tuple(
             (workload.id, workload.state, workload.memory_bytes, workload.cpu_millicores)
             for each in self.user.spawners
-            if (workload := state.servers.get((name, each))) is not None
+            if (workload := state.servers.get((owner.name, each))) is not None
         )
-        key = self._groups(), bool(self.user.admin), own, state.ledger.overrides.get(name)
+        key = owner, own, state.ledger.overrides.get(owner.name)
         if self._bounds is None or self._bounds[0] != key or loop.time() > self._bounds[1]:
-            found = await self.platform.in_reading_thread(self._read_bounds, *key[:2])
+            found = await self.platform.in_reading_thread(self._read_bounds, owner)
             self._bounds = key, loop.time() + BOUNDS_SECONDS, found
         return self._bounds[2]
 
-    def _read_bounds(self, groups: frozenset[str], administrator: bool) -> Bounds:
+    def _read_bounds(self, owner: Owner) -> Bounds:
         with self.platform.database.reading() as connection:
             found = limits_of(
                 connection,
                 self.platform.settings,
-                self.user.name,
+                owner.name,
                 utc_now(),
-                groups=groups,
-                administrator=administrator,
+                groups=owner.groups,
+                administrator=owner.administrator,
             )
         models = {row.model for row in self.pool.state.accelerators.values()}
         return bounds_of(found, models)
@@ -83,9 +93,9 @@ class SpawnerMoney(SpawnerProgress):
         root: str = self.hub.base_url.removesuffix("hub/")
         return f"{root}{REQUESTS}"
 
-    async def mine_frame(self) -> bytes:
+    async def mine_frame(self, owner: Owner) -> bytes:
         """The event of the start page's personal part; the same bytes while nothing changed."""
-        key = await self.purse(), self._profiles(self.pool.state)
+        key = await self.purse(owner), self._profiles(self.pool.state)
         if self._mine is None or self._mine[0] != key:
             self._mine = key, frame("mine", live_purse(key[0], key[1].values()))
         return self._mine[1]

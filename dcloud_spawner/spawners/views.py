@@ -66,7 +66,7 @@ class SpawnerViews(SpawnerNotices):
             active_servers=tuple(
                 name for name, spawner in self.user.spawners.items() if spawner.active
             ),
-            purse=await self.purse(),
+            purse=await self.purse(self.owner()),
             ask_url=self.ask_url,
         )
 
@@ -82,13 +82,13 @@ class SpawnerViews(SpawnerNotices):
     def live_source(self, *, form: bool = True) -> Callable[[], Awaitable[Frames]]:
         """What an event stream of this user sends: the form, and each server that waits or
         starts. Who may choose what is looked up once a stream."""
-        closed = self.closed_profiles()
+        closed, owner = self.closed_profiles(), self.owner()
 
         async def compose() -> Frames:
             if not form:
                 return {"budgets": self.warnings_frame(), **self.server_frames()}
             shared = await self.frames.frame(closed)
-            mine = await self.mine_frame()
+            mine = await self.mine_frame(owner)
             lines = self.warnings_frame()
             return {"form": shared, "mine": mine, "budgets": lines, **self.server_frames()}
 
