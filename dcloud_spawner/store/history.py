@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Select, delete, func, or_, select
 
+from dcloud_spawner.store.ledger_schema import meters, spans, usage_hours
 from dcloud_spawner.store.measures_schema import measures, session_measures
 from dcloud_spawner.store.schema import State, leases, shares, workloads
 from dcloud_spawner.store.workloads import Workload
@@ -50,20 +51,22 @@ def leases_since(connection: Connection, since: datetime) -> Sequence[Lease]:
 
 
 def forget_people(connection: Connection, users: Collection[str]) -> int:
-    """Remove the ended workloads of people who never were, with their leases, and what counts
-    as had by them; returns how many workloads. For simulated people alone: what is real stays,
-    and the action log keeps everything."""
-    ended = select(workloads.c.id).where(
-        workloads.c.user.in_(users), workloads.c.state == State.ENDED.value
+    """Remove the workloads of people who never were and have nothing open any more, with leases,
+    meters and measures, and what counts as had by them; returns how many workloads. For simulated
+    people alone: what is real stays. The action log keeps everything, and so does the ledger: its
+    entries are never removed."""
+    still_open = select(workloads.c.user).where(
+        workloads.c.user.in_(users), workloads.c.state != State.ENDED.value
     )
-    forget_measures(connection, ended)
-    connection.execute(delete(leases).where(leases.c.workload.in_(ended)))
-    removed = connection.execute(delete(workloads).where(workloads.c.id.in_(ended))).rowcount
-    still_open = select(workloads.c.user).where(workloads.c.user.in_(users))
-    connection.execute(
-        delete(shares).where(shares.c.user.in_(users), shares.c.user.not_in(still_open))
+    gone = select(workloads.c.id).where(
+        workloads.c.user.in_(users), workloads.c.user.not_in(still_open)
     )
-    return removed
+    forget_measures(connection, gone)
+    for column in (spans.c.workload, meters.c.workload, leases.c.workload):
+        connection.execute(delete(column.table).where(column.in_(gone)))
+    for user in (usage_hours.c.user, shares.c.user):
+        connection.execute(delete(user.table).where(user.in_(users), user.not_in(still_open)))
+    return connection.execute(delete(workloads).where(workloads.c.id.in_(gone))).rowcount
 
 
 def forget_measures(connection: Connection, of: Collection[str] | Select[str]) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from dcloud_spawner import lifecycle
 from dcloud_spawner.engines.base import ContainerFacts, Phase
 from dcloud_spawner.errors import Conflict
+from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.profiles import Profile
 from dcloud_spawner.store import shares, workloads
 from dcloud_spawner.store.events import Actor
@@ -241,6 +242,7 @@ def test_people_who_never_were_leave_the_history_and_nobody_else_does(
             assert [each.user for each in rows] == ["ann", run.names[1]]
             left = {each.workload for each in leases_since(connection, NOW - timedelta(days=999))}
             assert left == {each.id for each in rows} and still.id in left
+            assert list(verify(connection)) == []
             had = [shares.find(connection, user) is not None for user in ("ann", *run.names[:2])]
             assert had == [True, False, True]
 
