@@ -235,15 +235,18 @@ def test_strangers_and_owners_get_nothing_of_the_administration(
     stage: WebStage, open_page: Open
 ) -> None:
     made = project(stage, "hidden")
-    page = open_page("user-o", "requests")
-    links = page.get_by_role("navigation", name="Usage and credits")
-    for name in ("Accounts", "Rates", "Limits", "Lab usage"):
-        expect(links.get_by_role("link", name=name)).to_have_count(0)
-    for path in ("accounts", f"accounts/{made.id}", "accounts/nothing", "rates", "limits", "lab"):
-        answer = page.goto(f"{stage.url}/services/dcloud/{path}")
-        assert answer is not None and answer.status == 403, path
-        text = page.content()
-        assert "Hidden group" not in text and "Only administrators see this page." in text
+    pages = ("accounts", f"accounts/{made.id}", "accounts/nothing", "rates", "limits", "lab")
+    for user in ("user-o", "user-z"):
+        page = open_page(user, "requests")
+        links = page.get_by_role("navigation", name="Usage and credits")
+        for name in ("Accounts", "Rates", "Limits", "Lab usage"):
+            expect(links.get_by_role("link", name=name)).to_have_count(0)
+        for path in pages:
+            answer = page.goto(f"{stage.url}/services/dcloud/{path}")
+            assert answer is not None and answer.status == 403, path
+            text = page.locator("main").inner_text()
+            assert "Hidden group" not in text and "Only administrators see this page." in text
+            assert user == "user-o" or "Hidden" not in page.content()
     with stage.api("user-o") as api:
         for table in ("lab-users", "lab-days", "accounts", "rates", "limits"):
             refused = api.get(f"{stage.url}/services/dcloud/usage/export?table={table}")
