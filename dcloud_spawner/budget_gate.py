@@ -22,7 +22,7 @@ from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import accounts, budgets, meters, queue, rates
 from dcloud_spawner.store.accounts import USER, Account, Budget
 from dcloud_spawner.store.queue import Waiting
-from dcloud_spawner.store.workloads import NewWorkload
+from dcloud_spawner.store.workloads import NewWorkload, Workload
 
 CODE = "budget"
 """Of a refusal, of a block, and of an end."""
@@ -174,10 +174,53 @@ def set_aside(
         meters.set_values(connection, found.workload, held_microcredits=hold)
 
 
+def set_more_aside(
+    connection: Connection,
+    workload: Workload,
+    memory_bytes: int,
+    cpu_millicores: int,
+    rule: HoldRule,
+    now: datetime,
+) -> None:
+    """What a running server costs more that grows to these limits is set aside too. Raises
+    NotAllowed when a hard budget has not that much."""
+    meter = meters.find(connection, workload.id)
+    if meter is None or meter.settled_at is not None:
+        return
+    more = hold_microcredits(
+        rates.read_book(connection),
+        {},
+        cpu_millicores - workload.cpu_millicores,
+        memory_bytes - workload.memory_bytes,
+        workload.tier,
+        rule.time(workload.limit_seconds),
+        now,
+    )
+    if more <= 0:
+        return
+    account = accounts.get(connection, meter.account)
+    left = accounts.available_microcredits(connection, account)
+    if account.budget is Budget.HARD and left < more:
+        words = f"{_name(account)} has {credits_words(left)} left"
+        raise NotAllowed(
+            f"account: {words}, and {credits_words(more)} more would be set aside.",
+            hint=ASK,
+            code=CODE,
+            field="account",
+        )
+    # What was charged so far has used up as much of what was set aside.
+    held = max(meter.held_microcredits, meter.charged_microcredits) + more
+    meters.set_values(connection, workload.id, held_microcredits=held)
+
+
 def short_words(account: Account, left: int, hold: int, rule: HoldRule, *, aside: bool) -> str:
     """Why an account cannot pay; ``aside``: because of what others have set aside."""
-    name = "Your account" if account.kind == USER else account.shown_name
     beside = " beside what its running servers have set aside" if aside else ""
     then = " Ask for more, or wait until one of them ends." if aside else " Ask for more."
     costs = credits_words(hold).removesuffix(" credits")
-    return f"{name} has {credits_words(left)} left{beside}, {rule.words} costs {costs}.{then}"
+    has = f"{_name(account)} has {credits_words(left)} left{beside}"
+    return f"{has}, {rule.words} costs {costs}.{then}"
+
+
+def _name(account: Account) -> str:
+    return "Your account" if account.kind == USER else account.shown_name

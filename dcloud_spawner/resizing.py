@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from dcloud_spawner import charging
+from dcloud_spawner.budget_gate import set_more_aside
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, InvalidChoice
 from dcloud_spawner.limit_check import refuse_growth
 from dcloud_spawner.platform import Platform, utc_now
@@ -29,10 +30,11 @@ def change_limits(
     """Give a running workload other limits without a restart.
 
     Raises InvalidChoice for less than 1, Conflict when it does not run, is just being resized or
-    its node has not that much left, NotAllowed beyond its user's limits, EngineError when the
-    engine refuses (less memory than is in use). The row holds the larger of old and new until the
-    engine has done it, so that a crash in between never leaves more in use than is written. One at
-    a time, for of two at once nobody could say which the engine did last; a mark whose process
+    its node has not that much left, NotAllowed beyond its user's limits or its account's credits,
+    EngineError when the engine refuses (less memory than is in use). The row holds the larger of
+    old and new until the engine has done it, so that a crash in between never leaves more in use
+    than is written. One at a time, for of two at once nobody could say which the engine did last;
+    a mark whose process
     died counts for one engine call.
     """
     for name, value in (("memory_bytes", memory_bytes), ("cpu_millicores", cpu_millicores)):
@@ -79,6 +81,7 @@ def _reserve_limits(
             refuse_growth(connection, platform.settings, workload, memory, cpu, now)
             snapshot = take_snapshot(connection, platform.capacity, now)
             _refuse_growth(free_now(snapshot).get(workload.node), workload, memory, cpu)
+            set_more_aside(connection, workload, memory, cpu, platform.hold_rule, now)
         workloads.set_values(
             connection, workload.id, memory_bytes=memory, cpu_millicores=cpu, resize_until=until
         )

@@ -24,6 +24,9 @@ from dcloud_spawner.store.workloads import PREEMPTED
 
 SCHEDULER = Actor("scheduler")
 
+LAST = "Its account has too few credits left, so it waits behind everybody."
+"""Said where the budget is soft."""
+
 EXPLAINED = 500
 """Places from the head for which a pass writes what is short. Whoever stands behind them is told
 how many are ahead: to say a changed number of free GPUs to all would cost more than the pass."""
@@ -66,6 +69,8 @@ def _explain(connection: Connection, snapshot: Snapshot, plan: Plan) -> None:
         if not reasons and row.id == head and snapshot.reservations:
             begun = any(found.starts_at <= snapshot.at for found in snapshot.reservations)
             reasons = [KEPT if begun else BOOKED]
+        if row.last:
+            reasons = [*reasons, LAST]
         if said != reasons:
             changed.append((row.id, reasons))
     queue.explain(connection, changed)

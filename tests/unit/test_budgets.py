@@ -14,9 +14,10 @@ import pytest
 from dcloud_spawner import accounting, granting, lifecycle
 from dcloud_spawner.budgets import Level, Runway, runway
 from dcloud_spawner.errors import NotAllowed
-from dcloud_spawner.ledger.rates import MICRO
+from dcloud_spawner.ledger.rates import MICRO, Resource
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts, meters
+from dcloud_spawner.resizing import change_limits
+from dcloud_spawner.store import accounts, meters, rates
 from dcloud_spawner.store.accounts import Account, Budget, Role
 from dcloud_spawner.store.entries import Part
 from dcloud_spawner.store.events import Actor
@@ -235,6 +236,18 @@ def test_what_was_set_aside_is_free_again_when_it_does_not_become_ready(
     assert meter_of(platform, workload).settled_at is not None
 
 
+def test_a_server_that_grows_sets_more_aside_or_may_not(platform: Platform, lab: Account) -> None:
+    with platform.database.transaction() as connection:
+        now = utc_now()
+        rates.add_rate(connection, Resource.MEMORY_GIB, MICRO // 2, now, created_by="admin", at=now)
+    workload = run(platform, "ann", 1, account="lab")  # 1 GPU and 1 GiB
+    assert available(platform, lab) == 0.5
+    with pytest.raises(NotAllowed, match=r"lab has 0\.50 credits left, and 1\.00 credits more"):
+        change_limits(platform, workload.id, 3 * 2**30, 1000, ADMIN)
+    change_limits(platform, workload.id, 2 * 2**30, 1000, ADMIN)
+    assert available(platform, lab) == 0
+
+
 def test_more_credits_let_in_who_waits(platform: Platform, lab: Account) -> None:
     run(platform, "ann", 2, account="lab")
     waits = submit(platform, "bob", 1, account="lab")
@@ -333,6 +346,7 @@ def test_a_soft_budget_waits_behind_everybody_until_it_can_pay_again(platform: P
     rich = submit(platform, "zoe", 1, server="b")
     platform.run_pass()
     assert (place(platform, poor), place(platform, rich)) == (2, 1)
+    assert get(platform, poor.id).reasons[-1].startswith("Its account has too few credits left")
     granting.grant(platform, soft.id, 10 * MICRO, ADMIN, reason="more")
     BudgetKeeper(platform).turn()
     assert (place(platform, poor), place(platform, rich)) == (1, 2)
