@@ -164,6 +164,15 @@ def test_v2_counts_the_processes_killed_for_memory(v2: CgroupV2) -> None:
     assert v2.oom_kills() == 2
 
 
+def test_v2_tells_cpu_time_and_memory_without_droppable_cache(v2: CgroupV2) -> None:
+    assert (v2.cpu_microseconds(), v2.memory_in_use_bytes()) == (None, None)
+    v2.create(LIMITS)
+    (v2.folder / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1400000\n")
+    (v2.folder / "memory.current").write_text("900\n")
+    (v2.folder / "memory.stat").write_text("anon 500\ninactive_file 300\nactive_file 100\n")
+    assert (v2.cpu_microseconds(), v2.memory_in_use_bytes()) == (1_500_000, 600)
+
+
 def test_v2_kills_by_one_write_where_the_kernel_can(v2: CgroupV2) -> None:
     v2.create(LIMITS)
     (v2.folder / "cgroup.procs").write_text("999999999\n")
@@ -204,6 +213,16 @@ def v1(tmp_path: Path) -> CgroupV1:
         folder.mkdir(parents=True)
     (folders["memory"] / "memory.memsw.limit_in_bytes").write_text(f"{8 * GIB}\n")
     return CgroupV1(folders)
+
+
+def test_v1_tells_cpu_time_and_memory_without_droppable_cache(v1: CgroupV1) -> None:
+    assert (v1.cpu_microseconds(), v1.memory_in_use_bytes()) == (None, None)
+    (v1.folders["cpuacct"] / "cpuacct.usage").write_text("1500000999\n")
+    (v1.folders["memory"] / "memory.usage_in_bytes").write_text("900\n")
+    (v1.folders["memory"] / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 300\n")
+    assert (v1.cpu_microseconds(), v1.memory_in_use_bytes()) == (1_500_000, 600)
+    (v1.folders["cpuacct"] / "cpuacct.usage").rename(v1.folders["cpu"] / "cpuacct.usage")
+    assert v1.cpu_microseconds() == 1_500_000  # mounted together
 
 
 def test_v1_writes_every_limit_to_its_own_hierarchy(v1: CgroupV1, tmp_path: Path) -> None:
