@@ -50,7 +50,9 @@ def stage(
     tmp_path_factory: pytest.TempPathFactory, module_databases: dict[str, str]
 ) -> Iterator[WebStage]:
     """One hub for the module."""
-    with WebStage(tmp_path_factory.mktemp("ledger"), **module_databases, roles=ROLES) as running:
+    settings = {"roles": ROLES, "api_calls_per_minute": 100_000}
+    folder = tmp_path_factory.mktemp("ledger")
+    with WebStage(folder, **module_databases, **settings) as running:
         yield running
         running.clear()
 

@@ -15,7 +15,13 @@ from hub_services.web.api.operation import KEY_HEADER, Nothing, Operation
 
 REFERENCE = "#/components/schemas/{model}"
 
-_ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
+_ALWAYS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 
 
 def document(operations: Sequence[Operation[Any, Any, Any]], server: str) -> dict[str, object]:
