@@ -144,11 +144,12 @@ class Opinion:
         self.rates: list[tuple[datetime, str, str, str, int]] = []
         """Valid from, resource, model, tier, micro-credits an hour; in the order of making."""
         self.refunded: dict[int, int] = {}
+        self.charged_until = datetime.min.replace(tzinfo=UTC)
 
     # -- rates -----------------------------------------------------------------------------------
 
     def newest_mark(self, now: datetime) -> datetime:
-        return max([now, *(session.mark for session in self.sessions.values())])
+        return max(now, self.charged_until)
 
     def rate(self, resource: str, model: str, tier: str, at: datetime) -> int:
         found = [
@@ -203,6 +204,7 @@ class Opinion:
             return
         owed = self.due(session, until) - self.due(session, session.mark)
         session.mark = until
+        self.charged_until = max(self.charged_until, until)
         self.purses[session.account].take(owed)
 
     def end(self, session: Session, finished: datetime | None) -> None:

@@ -114,7 +114,8 @@ class World:
         with self.platform.database.reading() as connection:
             self._compare_entries(connection)
             self._compare_sessions(connection)
-            assert list(verify(connection)) == []
+            found = list(verify(connection))
+            assert not found, found
 
     # -- what is -------------------------------------------------------------------------------
 
@@ -233,7 +234,8 @@ class World:
             )
             self.states = {row.id: State(row.state) for row in rows}
         purses = self.opinion.purses
-        assert balances == {key: purse.balance for key, purse in purses.items()}
+        expected = {key: purse.balance for key, purse in purses.items()}
+        assert balances == expected, (balances, expected)
         for key, purse in purses.items():
             assert sorted(left[key]) == purse.left()
             assert sum(amount for _, amount in left[key]) == max(0, purse.balance)

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
 
 from dcloud_spawner.ledger.cost import Quantity, Span
-from dcloud_spawner.store.ledger_schema import meters, spans, usage_hours
+from dcloud_spawner.store.ledger_schema import entries, meters, spans, usage_hours
 from dcloud_spawner.store.schema import State, workloads
 
 
@@ -79,8 +79,9 @@ def set_values(connection: Connection, workload: str, **values: object) -> None:
 
 
 def latest_watermark(connection: Connection) -> datetime | None:
-    """The newest time up to which anything is charged."""
-    found: datetime | None = connection.execute(select(func.max(meters.c.watermark_at))).scalar()
+    """The newest time up to which anything was ever charged, given back since or not. Looks at
+    every entry: for what happens rarely."""
+    found: datetime | None = connection.execute(select(func.max(entries.c.until_at))).scalar()
     return found
 
 
