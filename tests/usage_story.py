@@ -44,13 +44,15 @@ class Past:
     server: str = ""
     project: str | None = None
     reason: str = "stopped"
-    profile: str = "gpu"
+    model: str | None = None
 
 
 def begun(platform: Platform, told: Past) -> Workload:
     """A session that runs and began some time ago, with measures and charges until now, or until
     its end."""
-    wish = {"server": told.server, "hours": 24, "account": told.project}
+    wish: dict[str, object] = {"server": told.server, "hours": 24, "account": told.project}
+    if told.model:
+        wish["gpu_model"] = told.model
     found = platforms.start(platform, told.user, told.gpus, **wish)
     began = utc_now() - told.ago
     until = min(began + told.length, utc_now())
@@ -89,13 +91,14 @@ def _measured(
     connection: object, found: Workload, began: datetime, until: datetime, busy: int
 ) -> None:
     """As the sampler would have written it, but fewer; of what runs, all of the last minutes."""
-    held = {f"GPU-{number}": found.gpu_model or "NVIDIA A100" for number in range(found.gpus)}
+    held = {f"GPU-{number}": found.gpu_model or "A100" for number in range(found.gpus)}
     meter = meters.find(connection, found.id)  # type: ignore[arg-type]
     assert meter is not None
     subject = Subject(found.id, began, meter.account, found.user, held)
     at, runs = began, utc_now() - until < timedelta(minutes=1)
     while at < until:
-        seconds = 10 if runs and until - at < timedelta(minutes=12) else 900
+        dense = until - timedelta(minutes=12) if runs else until
+        seconds = 10 if at >= dense else min(900, max(10, int((dense - at).total_seconds())))
         at = min(until, at + timedelta(seconds=seconds))
         load = max(0, min(100, busy + (at.minute * 7 + at.second) % 23 - 11))
         each = _figures(seconds, load)

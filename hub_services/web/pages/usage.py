@@ -117,7 +117,7 @@ def read_usage(call: Call) -> UsageView:
         )
         use = sum_of(hours)
         ahead = runway_of(connection, payer, running, call.now) if payer else None
-        sessions = read_sessions(connection, call, payer, since, days)
+        sessions = read_sessions(connection, call, payer, since, days, running)
     base = {"account": payer.id, "days": str(days)} if payer else {"days": str(days)}
     return UsageView(
         payer=payer,
@@ -221,9 +221,15 @@ def _note(payer: Payer | None, ahead: Runway | None) -> str:
 
 
 def read_sessions(
-    connection: Connection, call: Call, payer: Payer | None, since: datetime, days: int
+    connection: Connection,
+    call: Call,
+    payer: Payer | None,
+    since: datetime,
+    days: int,
+    running: RunningView,
 ) -> Sessions:
     """The part of the table that the address asks for."""
+    costs = {row.id: row.cost for row in running.rows}
     oldest = call.one_of("order", ("newest", "oldest")) == "oldest"
     base = {"days": str(days), **({"account": payer.id} if payer else {})}
     here = {**base, **({"order": "oldest"} if oldest else {})}
@@ -248,7 +254,9 @@ def read_sessions(
     more = len(found) > len(shown)
     return Sessions(
         rows=tuple(
-            session_row(call, each, measured.get(each.workload.id), models.get(each.workload.id))
+            session_row(
+                call, each, measured.get(each.workload.id), models.get(each.workload.id), costs
+            )
             for each in shown
         ),
         count=bookkeeping.count_sessions(connection, payer.id, since, call.now, payer.only),
@@ -264,8 +272,9 @@ def session_row(
     session: Session,
     found: SessionMeasures | None,
     models: Mapping[str, int] | None,
+    costs: Mapping[str, str],
 ) -> SessionRow:
-    """One line."""
+    """One line. ``costs``: of what runs, until now."""
     measured = found.figures if found else None
     workload, meter = session.workload, session.meter
     profile = call.platform.profiles.current().get(workload.profile)
@@ -281,7 +290,7 @@ def session_row(
         started=when(at, call.zone, call.now),
         started_utc=utc(at),
         length=session_length(session, call.now),
-        cost=credits_figure(meter.charged_microcredits),
+        cost=costs.get(workload.id) or credits_figure(meter.charged_microcredits),
         energy=kwh(measured.energy_millijoules if measured else None),
         use="none" if not workload.gpus else percent(None if use is None else use / 100),
         use_percent=None if use is None else round(use),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import urlencode
 
 from sqlalchemy import Connection
@@ -42,6 +42,8 @@ WORDS = {
 }
 MOST_MOVES = 500
 """Of one statement."""
+ON_PAPER = datetime(9999, 1, 1, tzinfo=UTC)
+"""A paper says which day it was: no day is today, and each has its year."""
 _MONTH = re.compile(r"(20\d\d)-(0[1-9]|1[0-2])")
 
 
@@ -206,6 +208,7 @@ def read_statement(call: Call) -> StatementView:
     closing = last.balance_after if last else 0
     use = sum_of(hours)
     days = _days(call.zone, from_at, until)
+    printed = replace(call, now=ON_PAPER)
     return StatementView(
         payer=payer,
         month=f"{year}-{month:02d}",
@@ -216,7 +219,7 @@ def read_statement(call: Call) -> StatementView:
         opening=exact(opening),
         closing=exact(closing),
         sums=_sums(moves, closing - opening),
-        moves=tuple(entry_row(call, each, names) for each in moves[:MOST_MOVES]),
+        moves=tuple(entry_row(printed, each, names) for each in moves[:MOST_MOVES]),
         more_moves=len(moves) > MOST_MOVES,
         chart=days_chart(hours, days, call.zone),
         shares=tuple(sorted(shares.items(), key=lambda item: -item[1].microcredits)),

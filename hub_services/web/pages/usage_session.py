@@ -183,7 +183,7 @@ def _figures(
         Figure("Cost" if over else "Cost so far", credits_figure(used), "credits"),
         Figure("Length" if over else "Running for", session_length(session, call.now)),
         *(gpus if workload.gpus else ()),
-        Figure("Energy", kwh(figures.energy_millijoules if figures else None), "kWh of its GPUs"),
+        Figure("Energy", kwh(figures.energy_millijoules if figures else None), "kWh"),
     )
 
 
