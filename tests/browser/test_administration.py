@@ -247,7 +247,7 @@ def test_strangers_and_owners_get_nothing_of_the_administration(
             text = page.locator("main").inner_text()
             assert "Hidden group" not in text and "Only administrators see this page." in text
             assert user == "user-o" or "Hidden" not in page.content()
-    with stage.api("user-o") as api:
+    with stage.api("user-z") as api:
         for table in ("lab-users", "lab-days", "accounts", "rates", "limits"):
             refused = api.get(f"{stage.url}/services/dcloud/usage/export?table={table}")
             assert refused.status_code == 403, table
