@@ -84,8 +84,13 @@ class LedgerReading:
     burn: Mapping[str, Fraction] = field(default_factory=dict)
     """What runs on an account costs so much an hour."""
 
-    def fresh(self, now: datetime) -> bool:
-        """Whether it need not be read again yet."""
+    def serves(self, open_workloads: Iterable[Workload], now: datetime) -> bool:
+        """Whether it need not be read again yet: it is young, and knows all that runs."""
+        if any(
+            each.state is State.RUNNING and each.account and each.id not in self.meters
+            for each in open_workloads
+        ):
+            return False
         return now - self.at < max(LEDGER_AGAIN, min(REST * self.took, OLDEST))
 
 

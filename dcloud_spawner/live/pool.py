@@ -45,6 +45,8 @@ RECOUNT = timedelta(minutes=1)
 
 NO_RECORD = Record(0, 0)
 
+NO_LEDGER = LedgerReading()
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -132,8 +134,8 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         open_workloads = workloads.open_workloads(connection)
         past = before.past if before and now - before.past.at < PAST_AGAIN else None
         past = past or read_past(connection, now)
-        known = before.ledger if before and before.ledger.fresh(now) else None
-        ledger = known or read_ledger(connection, now)
+        known = before.ledger if before else NO_LEDGER
+        ledger = known if known.serves(open_workloads, now) else read_ledger(connection, now)
         warned = before.warnings if before and now - before.warnings.at < WARNINGS_AGAIN else None
         warned = warned or read_warnings(connection, now)
         booked = {found.id: found for found in reservations.open_reservations(connection)}

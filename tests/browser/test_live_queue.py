@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from dcloud_spawner import queueing
+from dcloud_spawner import accounting, granting, queueing
+from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import events, workloads
@@ -99,6 +100,14 @@ def hold(hub: QueueHub, user: str, gpus: int) -> None:
     """Somebody whose server runs: the hub may answer before it does."""
     hub.ask(user, {**CHOICE, "gpus": gpus})
     until(lambda: open_workloads(hub).get(user) is State.RUNNING, 60, f"the server of {user}")
+
+
+def give_project(hub: QueueHub, name: str, owner: str, credits: int) -> None:
+    """A project with a hard budget and so many credits."""
+    platform = Platform(Settings(state=hub.folder / "state"), engine=MemoryEngine())
+    made = accounting.create_project(platform, name, [owner], Actor("boss"))
+    granting.grant(platform, made.id, credits * MICRO, Actor("boss"), reason="for the class")
+    platform.close()
 
 
 def admitted_at(hub: QueueHub, user: str) -> float:
@@ -247,3 +256,34 @@ def test_a_hub_that_dies_is_noticed_and_the_figures_come_back_by_themselves(
     expect(page.locator("[data-live]")).to_have_text("Live", timeout=20000)
     hold(queue_hub, "carol", 3)
     expect(page.locator(FREE)).to_have_text("1 of 4 free", timeout=SOON)
+
+
+def test_a_project_pays_and_what_it_cannot_pay_yet_waits_without_a_place(
+    window: Window, queue_hub: QueueHub
+) -> None:
+    give_project(queue_hub, "vision-lab", "ada", 3)
+    ada = window("ada")
+    ada.goto(f"{queue_hub.url}/hub/spawn")
+    choose(ada, 2)
+    lab = ada.locator("[name=account][value='vision-lab']")
+    expect(lab.locator("xpath=..")).to_contain_text("3.00 credits", timeout=SOON)
+    lab.check(force=True)
+    expect(ada.locator("#o-price")).to_have_text("2.00")
+    expect(ada.locator("#o-total")).to_have_text("8.00 at most")
+    expect(ada.locator("#o-note")).to_contain_text("The credits last for about 1 h 30 min")
+    ada.click("#o-go")
+    ada.wait_for_url("**/user/ada/**")
+    ada.goto(f"{queue_hub.url}/hub/home")
+    expect(ada.locator("[data-server='']")).to_contain_text("2.00 an hour", timeout=SOON)
+    expect(ada.locator("#balance")).to_contain_text("Balance of vision-lab")
+    ada.goto(f"{queue_hub.url}/hub/spawn/ada/second")
+    choose(ada, 2)
+    expect(ada.locator("[name=account][value='vision-lab']")).to_be_checked()  # as the last time
+    expect(ada.locator("#o-note b")).to_have_text("Waits for credits", timeout=SOON)
+    ada.click("#o-go")
+    ada.wait_for_url("**/spawn-pending/**")
+    expect(ada).to_have_title("Blocked · DCloud")
+    expect(ada.locator("#w-blocked")).to_have_text("by its budget")
+    expect(ada.locator("#w-place-box")).to_be_hidden()
+    queue_hub.leave("ada")
+    ada.wait_for_url("**/user/ada/second/**")
