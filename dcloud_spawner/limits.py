@@ -233,6 +233,13 @@ def end_override(
     events.note(connection, actor, "limit.remove", user, at=at, detail={"limit": name})
 
 
+def forget(connection: Connection, user: str, *, actor: Actor, at: datetime) -> None:
+    """A user is deleted: what was set for them is not for the next one of that name."""
+    people.remove(connection, user)
+    for name in sorted({found.limit for found in rows.active_overrides(connection, at, user=user)}):
+        end_override(connection, user, name, actor=actor, at=at)
+
+
 def check_value(settings: Settings, name: str, value: object) -> Any:
     """The value of a limit, or of ``role``, in its type; raises InvalidChoice. None is no limit."""
     if name == ROLE:

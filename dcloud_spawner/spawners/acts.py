@@ -21,6 +21,8 @@ from tornado.web import RequestHandler
 
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import actor_of
+from dcloud_spawner.spawners.memberships import Memberships, memberships
+from dcloud_spawner.spawners.memberships import write as write_memberships
 from dcloud_spawner.store import events
 from dcloud_spawner.store.events import Actor
 
@@ -44,15 +46,20 @@ def noting_acts(platform: Platform) -> Callable[[RequestHandler], None]:
 
     in_order = asyncio.Lock()
 
-    async def write(actor: Actor, action: str, target: str, detail: dict[str, object]) -> None:
+    async def write(
+        changed: Memberships, actor: Actor, action: str, target: str, detail: dict[str, object]
+    ) -> None:
         async with in_order:
-            await platform.in_database_thread(_append, platform, actor, action, target, detail)
+            await platform.in_database_thread(
+                _append, platform, changed, actor, action, target, detail
+            )
 
     def note(handler: RequestHandler) -> None:
         log_request(handler)
         if isinstance(handler, APIHandler) and _is_act(handler):
             actor = actor_of(handler) or Actor("visitor")
-            task = asyncio.ensure_future(write(actor, *_act(handler)))
+            changed = memberships(handler, _path(handler))
+            task = asyncio.ensure_future(write(changed, actor, *_act(handler)))
             _running.add(task)
             task.add_done_callback(_done)
 
@@ -91,9 +98,15 @@ def _shown(body: bytes) -> dict[str, object]:
 
 
 def _append(
-    platform: Platform, actor: Actor, action: str, target: str, detail: dict[str, object]
+    platform: Platform,
+    changed: Memberships,
+    actor: Actor,
+    action: str,
+    target: str,
+    detail: dict[str, object],
 ) -> None:
     with platform.database.transaction() as connection:
+        write_memberships(connection, changed)
         events.note(connection, actor, action[:64], target, at=utc_now(), detail=detail)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from dcloud_spawner.store.ledger_schema import people
 
@@ -35,6 +35,11 @@ def find(connection: Connection, user: str) -> Person | None:
     """Somebody; None who has never asked for anything."""
     row = connection.execute(select(people).where(people.c.user == user)).one_or_none()
     return Person(**row._mapping) if row else None
+
+
+def remove(connection: Connection, user: str) -> None:
+    """Nothing is known of somebody any more."""
+    connection.execute(delete(people).where(people.c.user == user))
 
 
 def everybody(connection: Connection) -> list[Person]:

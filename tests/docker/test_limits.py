@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from dcloud_spawner import overrides
+from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from tests.docker.people import People, Person, quick, until
 from tests.live import Deployment
@@ -65,6 +67,30 @@ def test_groups_of_the_hub_are_roles(people: People) -> None:
     person = people(groups=("premium",))
     person.run(quick(4))
     assert len(set(person.container().devices)) == 4
+
+
+def test_a_group_that_somebody_joins_counts_for_what_waits(
+    people: People, deployment: Deployment
+) -> None:
+    person = people()
+    person.run(quick(2), "a")
+    assert person.start(quick(2), "b").blocked == "limit:gpus"
+    with deployment.api() as api:
+        api.post("/groups/premium")
+        joined = {"users": [person.name]}
+        assert api.post("/groups/premium/users", json=joined).is_success
+    until(lambda: person.state("b") is State.RUNNING, 20)
+
+
+def test_limits_of_a_deleted_user_are_not_those_of_the_next_one_of_that_name(
+    people: People, deployment: Deployment
+) -> None:
+    person = people()
+    overrides.set_override(person.platform, person.name, "gpus", 4, "for a test", Actor("admin"))
+    with deployment.api() as api:
+        assert api.delete(f"/users/{person.name}").is_success
+    again = people(person.name)
+    assert again.post(quick(3)).status_code == 403
 
 
 def test_of_starts_at_the_same_moment_only_what_fits_the_limit_runs(people: People) -> None:
