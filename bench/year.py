@@ -514,7 +514,7 @@ def _hours(year: Year) -> Iterator[dict[str, Any]]:
         np.add.at(total, place.ravel(), column)
         sums.append(total.tolist())
     hours, names = _texts(groups[3] * HOUR), (*MODELS, "")
-    for at in range(groups.shape[1]):
+    for at in np.argsort(groups[3], kind="stable").tolist():  # as they would be written
         yield {
             "account": account_id(int(groups[0, at])),
             "user": user_name(int(groups[1, at])),

@@ -135,7 +135,9 @@ def sums(
     used = _used(scope, wanted, finest)
     keys = [_key(connection, used, each).label(_label(each)) for each in by]
     query = select(*keys, *_sums(used)).group_by(*keys).order_by(*keys)
-    return [_group(row) for row in connection.execute(query.limit(limit).offset(offset))]
+    labels = [_label(each) for each in by]
+    rows = connection.execute(query.limit(limit).offset(offset)).all()
+    return [_group(tuple(row), labels) for row in rows]
 
 
 def total(connection: Connection, scope: Scope, wanted: Wanted) -> Use:
@@ -207,11 +209,14 @@ def _label(by: By) -> str:
     return "period" if by in PERIODS else by.value
 
 
-def _key(connection: Connection, used: Subquery, by: By) -> ColumnElement[str]:
+def _key(connection: Connection, used: Subquery, by: By) -> ColumnElement[Any]:
     if by not in PERIODS:
-        found: ColumnElement[str] = used.c[by.value]
+        found: ColumnElement[Any] = used.c[by.value]
         return found
-    length = {By.HOUR: 13, By.DAY: 10, By.MONTH: 7}[by]
+    if by is By.HOUR:
+        hour: ColumnElement[Any] = used.c.at  # as it is: it is summed in the order of its index
+        return hour
+    length = {By.DAY: 10, By.MONTH: 7}[by]
     if connection.dialect.name == "sqlite":
         text = func.replace(type_coerce(used.c.at, String), " ", "T")
     else:
@@ -221,14 +226,16 @@ def _key(connection: Connection, used: Subquery, by: By) -> ColumnElement[str]:
     return func.substr(text, 1, length)
 
 
-def _group(row: Any) -> Group:
-    names = ("period", "user", "account", "gpu_model")
-    found = row._mapping
-    return Group(use=_use(row), **{name: found[name] for name in names if name in found})
+def _group(row: Sequence[Any], labels: Sequence[str]) -> Group:
+    """Of a row of keys and sums. By position: the hours of a month are many rows."""
+    keys = dict(zip(labels, row, strict=False))
+    if isinstance(keys.get("period"), datetime):
+        keys["period"] = f"{keys['period']:%Y-%m-%dT%H}"
+    return Group(use=_use(row[len(labels) :]), **keys)
 
 
-def _use(row: Any) -> Use:
-    return Use(**{each.name: int(row._mapping[each.name] or 0) for each in fields(Use)})
+def _use(sums: Sequence[Any]) -> Use:
+    return Use(*(int(each or 0) for each in sums))
 
 
 def _wanted(table: Table, wanted: Wanted) -> list[ColumnElement[bool]]:
@@ -286,9 +293,13 @@ def sessions(
         query = query.where(meters.c.account == wanted.account)
     if wanted.gpu_model is not None:
         query = query.where(workloads.c.gpu_model == wanted.gpu_model)
-    if running is not None:
-        over = meters.c.settled_at.is_not(None)
-        query = query.where(~over if running else over)
+    if running:  # by ids, for there are few: else everything that is over would be read
+        running_ids = connection.execute(
+            select(meters.c.workload).where(meters.c.settled_at.is_(None))
+        ).scalars()
+        query = query.where(workloads.c.id.in_(list(running_ids)))
+    elif running is not None:
+        query = query.where(meters.c.settled_at.is_not(None))
     found: dict[str, Session] = {}
     for part in _parts(query, scope):
         for row in connection.execute(part):
