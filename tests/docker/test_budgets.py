@@ -241,6 +241,32 @@ def test_a_warning_stands_on_every_page_of_those_whom_it_concerns(deployment: De
             said = f"{lab.name} has no credits left."
             until(lambda path=path, said=said: said in page(visitor, path), 10, path)  # type: ignore[misc]
             assert "Ask for more" in page(visitor, path)
+        assert "no credits left" in event(visitor, "/hub/dcloud/events/warned?show=servers")
+        give(platform, lab, HOUR)
+        until(lambda: lab.name not in event(visitor, "/services/dcloud/events/queue"), 10)
+
+
+def event(visitor: Visitor, path: str) -> str:
+    """What a page that is open is told of budgets."""
+    with visitor.stream("GET", path) as stream:
+        lines = stream.iter_lines()
+        assert any(line == "event: budgets" for line in lines)
+        return next(lines)
+
+
+def test_nobody_else_is_told_what_threatens_a_server(people: People) -> None:
+    person, other = people.many(2)
+    address = f"{person.deployment.url}/hub/dcloud/notices"
+
+    def asked(token: str, **query: str) -> int:
+        headers = {"Authorization": f"token {token}"} if token else {}
+        return httpx.get(address, params=query, headers=headers, trust_env=False).status_code
+
+    assert asked(person.token, user=person.name, server="") == 200
+    assert asked(person.token, user=person.name, server="none") == 200
+    for token in (other.token, person.deployment.token, "", "wrong"):
+        assert asked(token, user=person.name, server="") == 403
+    assert asked(person.token) == 403
 
 
 def page(visitor: Visitor, path: str) -> str:
