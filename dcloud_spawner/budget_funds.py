@@ -75,6 +75,15 @@ def read_funds(connection: Connection, now: datetime) -> list[Funds]:
     ]
 
 
+def is_used_up(connection: Connection, account: str | None, now: datetime) -> bool:
+    """Whether an account with a budget has nothing left now, whatever was reckoned before."""
+    for found in read_funds(connection, now):
+        if found.account.id == account:
+            ends_at = found.runway.ends_at
+            return found.runway.left_microcredits <= 0 or (ends_at is not None and ends_at <= now)
+    return False
+
+
 def _runway(
     watched: Watched,
     left: Mapping[str, Sequence[Part]],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from dcloud_spawner import lifecycle
+from dcloud_spawner.budget_funds import is_used_up
 from dcloud_spawner.budget_gate import CODE as BUDGET
 from dcloud_spawner.errors import EngineError
 from dcloud_spawner.platform import Platform, utc_now
@@ -58,6 +59,8 @@ def _end(platform: Platform, workload: Workload) -> bool:
         if found.state not in ENDING or end is None or end > now:
             return False
         reason = _reason(found, end)
+        if reason == BUDGET and not is_used_up(connection, found.account, now):
+            return False  # credits have come since; the end is about to move away
         detail = NO_CREDITS if reason == BUDGET else found.notice_detail
         lifecycle.write_stop(connection, found.id, reason, ACTOR, now, detail)
     log.info("%s is at its end: %s.", workload.server, reason)

@@ -302,6 +302,19 @@ def test_who_has_used_it_up_is_stopped_and_told(platform: Platform, lab: Account
         submit(platform, "ann", 1, account="lab")
 
 
+def test_credits_that_came_a_moment_ago_keep_a_server_from_its_stop(
+    platform: Platform, lab: Account
+) -> None:
+    workload = ran(platform, "ann", 2, HOUR, account="lab", hours=10)
+    keeper = BudgetKeeper(platform)
+    keeper.turn()
+    granting.grant(platform, lab.id, MICRO, ADMIN, reason="just in time")
+    assert end_overdue(platform) == []
+    keeper.turn()
+    end = get(platform, workload.id).budget_ends_at
+    assert end is not None and end > utc_now() + timedelta(minutes=25)
+
+
 def test_each_warning_is_logged_once_also_by_the_next_controller(
     platform: Platform, lab: Account
 ) -> None:
