@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from dcloud_spawner.budgets import Runway, runway
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.form.words import credits_figure
+from dcloud_spawner.profiles import Profile
 from dcloud_spawner.store import bookkeeping, entries, measures
 from dcloud_spawner.store.accounts import Budget
 from dcloud_spawner.store.bookkeeping import Cursor
@@ -230,6 +231,7 @@ def read_sessions(
 ) -> Sessions:
     """The part of the table that the address asks for."""
     costs = {row.id: row.cost for row in running.rows}
+    profiles = call.platform.profiles.current()
     oldest = call.one_of("order", ("newest", "oldest")) == "oldest"
     base = {"days": str(days), **({"account": payer.id} if payer else {})}
     here = {**base, **({"order": "oldest"} if oldest else {})}
@@ -255,7 +257,12 @@ def read_sessions(
     return Sessions(
         rows=tuple(
             session_row(
-                call, each, measured.get(each.workload.id), models.get(each.workload.id), costs
+                call,
+                each,
+                profiles,
+                measured.get(each.workload.id),
+                models.get(each.workload.id),
+                costs,
             )
             for each in shown
         ),
@@ -270,6 +277,7 @@ def read_sessions(
 def session_row(
     call: Call,
     session: Session,
+    profiles: Mapping[str, Profile],
     found: SessionMeasures | None,
     models: Mapping[str, int] | None,
     costs: Mapping[str, str],
@@ -277,7 +285,7 @@ def session_row(
     """One line. ``costs``: of what runs, until now."""
     measured = found.figures if found else None
     workload, meter = session.workload, session.meter
-    profile = call.platform.profiles.current().get(workload.profile)
+    profile = profiles.get(workload.profile)
     use = measured.gpu_utilisation_percent if measured and workload.gpus else None
     at = meter.began_at or workload.admitted_at
     return SessionRow(
