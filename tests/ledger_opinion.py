@@ -211,6 +211,8 @@ class Opinion:
         """It is over; nobody may know when it ended."""
         if session.over:
             return
+        if finished is None:  # there is an entry that says so
+            self.charged_until = max(self.charged_until, session.mark)
         until = min(finished or session.mark, session.at_most)
         until = max(until, session.began)
         self.charge(session, until)

@@ -41,6 +41,17 @@ BEGINNING = datetime(2026, 1, 30, 22, 59, 58, 123457, UTC)
 MODELS = ("A100", "A100", "H100", "H100")
 
 
+BALANCES = select(tables.accounts.c.id, tables.accounts.c.balance_microcredits)
+LOTS = select(
+    tables.lots.c.account, tables.lots.c.expires_at, tables.lots.c.left_microcredits
+).where(tables.lots.c.left_microcredits > 0)
+STATES = (
+    select(workloads.workloads.c.id, workloads.workloads.c.state)
+    .where(workloads.workloads.c.state != State.ENDED.value)
+    .order_by(workloads.workloads.c.sequence)
+)
+
+
 class Clock:
     """The time that everything here goes by."""
 
@@ -212,26 +223,11 @@ class World:
     def compare(self) -> None:
         """Balances and lots are as the second opinion has them; who waits and runs is read anew."""
         with self.platform.database.reading() as connection:
-            balances = dict(
-                connection.execute(
-                    select(tables.accounts.c.id, tables.accounts.c.balance_microcredits)
-                ).all()
-            )
+            balances = dict(connection.execute(BALANCES).all())
             left: dict[str, list[tuple[datetime, int]]] = {key: [] for key in balances}
-            rows = connection.execute(
-                select(
-                    tables.lots.c.account,
-                    tables.lots.c.expires_at,
-                    tables.lots.c.left_microcredits,
-                ).where(tables.lots.c.left_microcredits > 0)
-            )
-            for account, expires, amount in rows:
+            for account, expires, amount in connection.execute(LOTS).all():
                 left[account].append((expires or NEVER, amount))
-            rows = connection.execute(
-                select(workloads.workloads.c.id, workloads.workloads.c.state)
-                .where(workloads.workloads.c.state != State.ENDED.value)
-                .order_by(workloads.workloads.c.sequence)
-            )
+            rows = connection.execute(STATES).all()
             self.states = {row.id: State(row.state) for row in rows}
         purses = self.opinion.purses
         expected = {key: purse.balance for key, purse in purses.items()}

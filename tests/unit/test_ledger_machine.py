@@ -44,8 +44,8 @@ from tests.platforms import launch, submit
 
 OPERATIONS = 10_000
 OF_EACH_AT_LEAST = 10
-STEPS = 100
-HISTORIES = 104
+STEPS = 200
+HISTORIES = 62
 OPEN = (State.QUEUED, State.ADMITTED, State.STARTING, State.RUNNING, State.STOPPING)
 MOST_OPEN = 4
 
