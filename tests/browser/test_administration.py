@@ -276,6 +276,8 @@ def test_a_user_asks_and_reads_what_an_administrator_gave_of_it(
     expect(own).to_contain_text("Open")
 
     boss = open_page(ADMINISTRATOR, "requests")
+    links = boss.get_by_role("navigation", name="Usage and credits")
+    expect(links.get_by_role("link", name="Ask for more")).to_have_text(re.compile(r"\d open"))
     asked = boss.get_by_role("article", name="user-ask: GPUs at once: 8")
     expect(asked).to_contain_text("A paper that is due in May.")
     expect(asked).to_contain_text("GPUs at once now 2")
@@ -427,6 +429,28 @@ def test_a_charge_is_given_back_and_a_balance_set_right(stage: WebStage, open_pa
     question.get_by_role("button", name="Change budget").click()
     expect(page.locator("#d-done")).to_have_text("The budget was changed.")
     assert account_of(stage, "robots").budget.value == "soft"
+
+
+def test_an_owner_passes_credits_on(stage: WebStage, open_page: Open) -> None:
+    made, other = project(stage, "giver"), project(stage, "taker")
+    page = open_page(ADMINISTRATOR, f"accounts/{made.id}")
+    page.get_by_text("Transfer credits").click()
+    expect(page.get_by_text("Only owners of an account give its credits")).to_be_visible()
+    accounting.set_member(stage.platform, made.id, ADMINISTRATOR, Role.OWNER, BOSS)
+    page.reload()
+    page.get_by_text("Transfer credits").click()
+    form = page.locator("details[open] form")
+    form.get_by_label("Credits").fill("50")
+    form.get_by_label("To").select_option(other.id)
+    form.get_by_label("Reason").fill("For the class")
+    form.get_by_role("button", name="Transfer…").click()
+    question = page.get_by_role("dialog")
+    expect(question).to_contain_text("Transfer 50 credits from Giver group to Taker group?")
+    question.get_by_role("button", name="Transfer", exact=True).click()
+    expect(page.locator("#d-done")).to_have_text("50 credits went to Taker group.")
+    entries_shown = page.get_by_role("region", name="Entries, table")
+    expect(entries_shown).to_contain_text("to Taker group. For the class")
+    assert account_of(stage, "taker").balance_microcredits == 650 * MICRO
 
 
 def test_a_double_click_does_nothing_twice(stage: WebStage, open_page: Open) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.store import asks
 from hub_services.web.pages.days import UTC_ZONE, Zone, zone_of
 from hub_services.web.pages.handlers import PageHandler
 from hub_services.web.service import Service
@@ -158,6 +159,7 @@ class ShowData(DataHandler):
                 v=page.read(call),
                 page=page,
                 pages=self.links(),
+                asked=_asked(call),
                 zone=call.zone,
                 now=call.now,
                 xsrf=xsrf,
@@ -167,3 +169,11 @@ class ShowData(DataHandler):
         drawn = await call.platform.in_reading_thread(read_and_draw)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.finish(drawn)
+
+
+def _asked(call: Call) -> int:
+    """How many requests for more wait for an administrator who looks."""
+    if not call.viewer.administrator:
+        return 0
+    with call.platform.database.reading() as connection:
+        return asks.count_open(connection)
