@@ -46,7 +46,13 @@ class Against:
     field: str
     """Of the choice."""
     words: str
-    hint: str
+    do: str
+    """What helps, but for asking for more; without a full stop."""
+
+    @property
+    def hint(self) -> str:
+        """What to do, as a refusal says it."""
+        return f"{self.do}, {ASK}"
 
     @property
     def code(self) -> str:
@@ -74,15 +80,17 @@ def never(limits: RoleLimits, asked: Asked, models: Collection[str]) -> Against 
     for name, field, unit in _COUNTED:
         most, wanted = getattr(limits, name), amount(asked, name)
         if most is not None and wanted > most:
-            hint = f"Choose at most {most:g}, {ASK}"
-            if most <= 0:
-                hint = f"Choose none, {ASK}"
-            return Against(name, field, own_limit(most, {}, wanted, unit), hint)
+            do = f"Choose at most {most:g}" if most > 0 else "Choose none"
+            return Against(name, field, own_limit(most, {}, wanted, unit), do)
     if limits.hours is not None and asked.limit_seconds > limits.hours * HOUR_SECONDS:
         hours = asked.limit_seconds / HOUR_SECONDS
-        words = f"Your limit is {limits.hours} hours a session, and you asked for {hours:g}."
-        return Against("hours", "hours", words, f"Choose at most {limits.hours}, {ASK}")
+        words = f"Your limit is {_hours(limits.hours)} a session, and you asked for {hours:g}."
+        return Against("hours", "hours", words, f"Choose at most {limits.hours}")
     return _model(limits, asked, models)
+
+
+def _hours(count: int) -> str:
+    return f"{count} {'hour' if count == 1 else 'hours'}"
 
 
 def _model(limits: RoleLimits, asked: Asked, models: Collection[str]) -> Against | None:
@@ -96,7 +104,7 @@ def _model(limits: RoleLimits, asked: Asked, models: Collection[str]) -> Against
         words = f"Your GPU models are {names}, and you asked for any."
     else:
         return None
-    return Against("gpu_models", "gpu_model", words, f"Choose one of {names}, {ASK}")
+    return Against("gpu_models", "gpu_model", words, f"Choose one of {names}")
 
 
 def beside(limits: RoleLimits, asked: Asked, held: Sequence[HeldBy]) -> Against | None:
@@ -110,17 +118,19 @@ def beside(limits: RoleLimits, asked: Asked, held: Sequence[HeldBy]) -> Against 
             used[row.server_name] = used.get(row.server_name, 0.0) + amount(row, name)
         words = own_limit(most, used, wanted, unit)
         if words:
-            return Against(name, field, words, _stop_hint(most, used, unit))
+            return Against(name, field, words, _stop_words(most, used, unit))
     return None
 
 
-def _stop_hint(most: float, used: dict[str, float], unit: Unit) -> str:
+def _stop_words(most: float, used: dict[str, float], unit: Unit) -> str:
     left = max(0.0, most - sum(used.values()))
     servers = " or ".join(server_words(name) for name, held in sorted(used.items()) if held)
-    if left > 0:
-        noun = unit.one if left == 1 else unit.many
-        return f"{left:g} {noun} of it are left. Choose less, stop {servers}, {ASK}"
-    return f"Stop {servers}, {ASK}" if servers else ASK.capitalize()
+    if not servers:
+        return "Choose less"
+    if left <= 0:
+        return f"Stop {servers}"
+    are = f"{unit.one} of it is" if left == 1 else f"{unit.many} of it are"
+    return f"{left:g} {are} left: choose less or stop {servers}"
 
 
 def gpu_hours(
@@ -154,8 +164,8 @@ def gpu_hours(
         if back is not None:
             words += f" Enough of it is free again at {back:%Y-%m-%d %H:%M} UTC."
         whole = int(left // asked.gpus)
-        hint = f"Choose at most {whole} hours, {ASK}" if whole >= 1 else f"Wait, {ASK}"
-        return Against(name, "hours", words, hint)
+        do = f"Choose at most {_hours(whole)}" if whole >= 1 else "Wait"
+        return Against(name, "hours", words, do)
     return None
 
 
@@ -202,7 +212,7 @@ def _too_many(connection: Connection, found: Standing) -> Against | None:
     so_far = f", and {names} {'wait' if len(waiting) > 1 else 'waits'}" if waiting else ""
     noun = "request" if most == 1 else "requests"
     words = f"Your limit is {most} {noun} in the queue{so_far}."
-    return Against("queued", "", words, f"Leave the queue with one, {ASK}")
+    return Against("queued", "", words, "Leave the queue with one")
 
 
 def _storage(connection: Connection, found: Standing) -> Against | None:
@@ -212,8 +222,7 @@ def _storage(connection: Connection, found: Standing) -> Against | None:
         return None
     used = home.size_bytes / GIB
     words = f"Your limit is {most:g} GiB of storage, and your home has {used:.1f} GiB."
-    hint = f"Ask an administrator to clear it with you, {ASK}"
-    return Against("storage_gib", "", words, hint)
+    return Against("storage_gib", "", words, "Ask an administrator to clear it with you")
 
 
 def refuse_growth(

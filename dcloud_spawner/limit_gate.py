@@ -41,7 +41,7 @@ class LimitGate:
             against = gpu_hours(self._connection, found, row, held, self._at, running=True)
         if against is None:
             return None
-        return Block(against.code, f"{against.words} {against.hint}")
+        return Block(against.code, f"{against.words} {against.do}. Ask for more.")
 
     def let_in(self, row: Waiting) -> None:
         """It holds from now on."""

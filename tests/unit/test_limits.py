@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,7 @@ def test_what_fits_only_alone_waits_and_says_which_server_is_in_the_way(
     assert waiting.blocked == "limit:gpus"
     assert waiting.blocked_reason == (
         "Your limit is 2 GPUs, and your default server uses 1 and “train” uses 1. It starts when "
-        "that is given back. Stop your default server or “train”, or ask for more: "
-        "Usage → Ask for more."
+        "that is given back. Stop your default server or “train”. Ask for more."
     )
     platform.run_pass()
     assert (state(platform, waiting), place(platform, waiting)) == (State.QUEUED, None)
@@ -120,7 +120,7 @@ def test_memory_counts_at_once_too(platform: Platform) -> None:
     assert waiting.blocked == "limit:memory_gib"
     assert waiting.blocked_reason.startswith(
         "Your limit is 32 GiB of memory, and “big” uses 20. It starts when that is given back. "
-        "12 GiB of memory of it are left."
+        "12 GiB of memory of it are left: choose less or stop “big”."
     )
     assert submit(platform, "bob", 1, gib=16).blocked == ""
 
@@ -204,6 +204,23 @@ def _within(platform: Platform) -> None:
         for user in memory
         if user != "u1"
     )
+
+
+def test_passes_of_several_processes_let_nobody_beyond_a_limit(platform: Platform) -> None:
+    """Each transaction counts what the one before it has let in."""
+    names = [f"s{number}" for number in range(12)]
+
+    def ask(server: str) -> None:
+        submit(platform, "ann", 1, server=server)
+        platform.run_pass()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ask, names))
+    with platform.database.reading() as connection:
+        waiting = workloads.queued(connection)
+        running = workloads.holding(connection)
+    assert len(running) == 2
+    assert {found.blocked for found in waiting} == {"limit:gpus"}
 
 
 # ---------------------------------------------------------------------------- roles
@@ -422,7 +439,7 @@ def test_gpu_hours_that_are_used_up_say_when_they_are_back(
             "hours: Your limit is 10 GPU-hours in 7 days, 8.0 are used, and this asks for 4. "
             f"Enough of it is free again at {back:%Y-%m-%d %H:%M} UTC."
         )
-        assert error.hint.startswith("Choose at most 1 hours")
+        assert error.hint.startswith("Choose at most 1 hour, or ask")
         assert submit(platform, "ann", 2, hours=1).blocked == ""
         never = refused(platform, "bob", 2, hours=6)
         assert "free again" not in never.message
