@@ -19,7 +19,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, literal_column, select, update
 
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.ledger.cost import Quantity
@@ -263,22 +263,28 @@ def page(
     account: str,
     *,
     user: str | None = None,
+    workload: str | None = None,
+    above: int = 0,
     before: int | None = None,
     limit: int = 100,
     kinds: Collection[Kind] = (),
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[Entry]:
-    """Entries of an account, the newest first, from before an id; of a ``user`` only those of
-    their own sessions."""
-    query = select(entries).where(entries.c.account == account)
+    """Entries of an account, the newest first, with ids above one and before another; of a
+    ``user`` only those of their own sessions, of a ``workload`` only its own."""
+    query = select(entries).where(entries.c.account == account, entries.c.id > above)
     if user is not None:
         own = select(meters.c.workload).where(meters.c.user == user, meters.c.account == account)
         query = query.where(entries.c.workload.in_(own))
+    if workload is not None:
+        query = query.where(entries.c.workload == workload)
     if before is not None:
         query = query.where(entries.c.id < before)
     if kinds:
         query = query.where(entries.c.kind.in_([kind.value for kind in kinds]))
+        if Kind.CHARGE not in kinds:  # as their index has it, to the letter
+            query = query.where(entries.c.kind != literal_column("'charge'"))
     if since is not None:
         query = query.where(entries.c.at >= since)
     if until is not None:

@@ -224,9 +224,23 @@ def test_a_session_says_what_it_held_and_what_each_entry_charged(
     assert found["cost"] == {"microcredits": 6 * MICRO, "credits": "6.00"}
     assert (found["gpu_hours"], found["account_name"]) == (6, "Vision and language")
     assert [span["gpu_models"] for span in found["spans"]] == [{"A100": 2}]
-    assert sum(entry["amount"]["microcredits"] for entry in found["entries"]) == -6 * MICRO
-    assert found["entries"][0]["rates"]["gpu:A100"] == MICRO
-    assert "key" not in found["entries"][0]
+    (line,) = found["lines"]
+    assert (line["kind"], line["amount"]["credits"]) == ("charge", "-6.00")
+    assert line["rates"]["gpu:A100"] == MICRO
+
+
+def test_entries_of_a_session_are_listed_for_who_may_see_it(
+    lab: Lab, clients: dict[str, httpx.Client]
+) -> None:
+    for name in (MEMBER, OWNER, ADMINISTRATOR):
+        items = all_of(clients[name], "/ledger", workload=lab.mias.id, kind="charge")
+        assert sum(item["amount"]["microcredits"] for item in items) == -6 * MICRO, name
+        assert {item["account"] for item in items} == {lab.project}
+        assert "key" not in items[0]
+    for name in (OTHER, STRANGER, "service"):
+        refused(clients[name].get("/ledger", params={"workload": lab.mias.id}), 404)
+    other = {"workload": lab.mias.id, "account": lab.own}
+    refused(clients[MEMBER].get("/ledger", params=other), 404)
 
 
 def test_of_a_projects_entries_a_member_sees_their_own_and_an_owner_all(

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from dcloud_spawner import accounting
 from dcloud_spawner.errors import NotAllowed, NotFound
 from dcloud_spawner.platform import utc_now
-from dcloud_spawner.store import accounts
+from dcloud_spawner.store import accounts, usage
 from dcloud_spawner.store.accounts import Account, Role
 from dcloud_spawner.store.usage import Scope, Session
 from hub_services.web.api.operation import Call
@@ -78,12 +78,16 @@ def own_account(connection: Connection, viewer: Viewer) -> Seen:
     return Seen(found, Role.OWNER, viewer.administrator)
 
 
-def may_see_session(connection: Connection, viewer: Viewer, session: Session) -> bool:
-    """Whether the caller may see a session: who ran it, who owns what paid for it."""
-    if viewer.may_see(session.meter.user):
-        return True
-    scope = scope_of(connection, viewer)
-    return session.meter.account in scope.accounts
+def find_session(connection: Connection, viewer: Viewer, workload: str) -> Session:
+    """A session that the caller may see: who ran it, who owns what paid for it. NotFound for
+    others', so that ids cannot be tried."""
+    found = usage.find_session(connection, workload)
+    if found is not None and (
+        viewer.may_see(found.meter.user)
+        or found.meter.account in scope_of(connection, viewer).accounts
+    ):
+        return found
+    raise NotFound("You have no session of that id.", hint="GET usage/sessions lists them.")
 
 
 async def read(call: Call[Any, Any], function: Callable[[Connection], T]) -> T:

@@ -125,6 +125,7 @@ class LedgerPage(Page):
     """Which entries."""
 
     account: Identifier = Field("", description="Id of the account; empty: one's own.")
+    workload: Identifier = Field("", description="Only those of this session.")
     kind: Literal["", KindName] = Field("", description="Only this kind.")
     since: Moment | None = Field(None, description="Written then or later.")
     until: Moment | None = Field(None, description="Written before.")

@@ -8,9 +8,8 @@ from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.store import measures
 from dcloud_spawner.store.measures import Measure
-from hub_services.web.api.access import read
+from hub_services.web.api.access import find_session, read
 from hub_services.web.api.operation import Call, Nothing
-from hub_services.web.api.usage import find_session
 from hub_services.web.api.usage_models import MeasuresQuery, MeasuresView, MeasureView
 
 MOST_POINTS = 5000
@@ -23,7 +22,7 @@ async def get_measures(call: Call[MeasuresQuery, Nothing]) -> MeasuresView:
     query = call.query
 
     def reading(connection: Connection) -> list[Measure]:
-        session = find_session(connection, call)
+        session = find_session(connection, call.viewer, call.path["id"])
         workload, now = session.workload, utc_now()
         begin = workload.admitted_at or workload.submitted_at
         until = min(query.until or now, workload.ended_at or now)

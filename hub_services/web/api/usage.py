@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection
 
-from dcloud_spawner.errors import NotFound
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.scheduler.schedule import GIB
-from dcloud_spawner.store import accounts, entries, measures, meters
+from dcloud_spawner.store import accounts, bookkeeping, measures, meters
 from dcloud_spawner.store import usage as store
+from dcloud_spawner.store.bookkeeping import Lines
 from dcloud_spawner.store.measures import SessionMeasures
 from dcloud_spawner.store.usage import By, Group, Session, Use, Wanted
-from hub_services.web.api.access import may_see_session, read, scope_of, see_account
-from hub_services.web.api.ledger import entry_view
+from hub_services.web.api.access import find_session, read, scope_of, see_account
 from hub_services.web.api.operation import Call, Nothing
 from hub_services.web.api.reads import cursor_number
 from hub_services.web.api.usage_models import (
+    LinesView,
     SessionDetailView,
     SessionsPage,
     SessionsView,
@@ -98,10 +98,10 @@ async def list_sessions(call: Call[SessionsPage, Nothing]) -> SessionsView:
 
 
 async def get_session(call: Call[Nothing, Nothing]) -> SessionDetailView:
-    """One session with what it held, when, and its entries."""
+    """One session with what it held, when, and what was charged for it."""
 
     def reading(connection: Connection) -> SessionDetailView:
-        found = find_session(connection, call)
+        found = find_session(connection, call.viewer, call.path["id"])
         name = accounts.get(connection, found.meter.account).shown_name
         measured = measures.of_session(connection, found.workload.id)
         return SessionDetailView(
@@ -116,20 +116,26 @@ async def get_session(call: Call[Nothing, Nothing]) -> SessionDetailView:
                 )
                 for span in meters.spans_of(connection, found.workload.id)
             ),
-            entries=tuple(
-                entry_view(each) for each in entries.of_workload(connection, found.workload.id)
+            lines=tuple(
+                _line_view(each) for each in bookkeeping.lines_of(connection, found.workload.id)
             ),
         )
 
     return await read(call, reading)
 
 
-def find_session(connection: Connection, call: Call[Any, Nothing]) -> Session:
-    """A session that the caller may see; NotFound for others'."""
-    found = store.find_session(connection, call.path["id"])
-    if found is None or not may_see_session(connection, call.viewer, found):
-        raise NotFound("You have no session of that id.", hint="GET usage/sessions lists them.")
-    return found
+def _line_view(lines: Lines) -> LinesView:
+    return LinesView(
+        kind=lines.kind.value,
+        reason=lines.reason,
+        actor=lines.actor,
+        count=lines.count,
+        amount=amount(lines.microcredits),
+        from_at=lines.from_at,
+        until_at=lines.until_at,
+        gpu_microseconds=lines.gpu_microseconds,
+        rates=json.loads(lines.rates) if lines.rates else None,
+    )
 
 
 def use_view(use: Use) -> UseView:

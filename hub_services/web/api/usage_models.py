@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from hub_services.web.api.ledger_models import EntryView
+from hub_services.web.api.ledger_models import KindName
 from hub_services.web.api.models import Page
 from hub_services.web.api.operation import View, Wire
 from hub_services.web.api.wire_types import Amount, Filter, Identifier, Moment
@@ -152,11 +152,25 @@ class SpanView(View):
     free_reason: str = Field(description="Why this time costs nothing; empty: it costs.")
 
 
+class LinesView(View):
+    """Entries of a session that are alike, as one; ``GET ledger?workload=ID`` lists each."""
+
+    kind: KindName
+    reason: str
+    actor: str
+    count: int = Field(description="How many entries.")
+    amount: Amount = Field(description="Of all of them; above 0 where the account got something.")
+    from_at: datetime | None = Field(description="The time that they are for.")
+    until_at: datetime | None
+    gpu_microseconds: int
+    rates: dict[str, int] | None = Field(description="Micro-credits an hour of one, as used.")
+
+
 class SessionDetailView(SessionView):
     """One session with all that its cost is made of."""
 
     spans: tuple[SpanView, ...]
-    entries: tuple[EntryView, ...] = Field(description="In the order of writing.")
+    lines: tuple[LinesView, ...] = Field(description="The newest first.")
 
 
 class MeasuresQuery(Wire):
