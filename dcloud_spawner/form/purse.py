@@ -115,11 +115,12 @@ def payer_note(payer: Payer) -> str:
 
 
 def balance_words(payers: Iterable[Payer]) -> dict[str, str] | None:
-    """What the bar shows: one's own account, or else a project; None where no balance says
-    anything."""
-    found = next((payer for payer in payers if payer.shown), None)
-    if found is None:
+    """What the bar shows: one's own account, or else the project with most; None where no
+    balance says anything."""
+    shown = [payer for payer in payers if payer.shown]
+    if not shown:
         return None
+    found = max(shown, key=lambda payer: (payer.name == OWN, payer.balance_microcredits))
     of = "Balance" if found.name == OWN else f"Balance of {found.title}"
     return {"of": of, "figure": left_figure(found.balance_microcredits, 1)}
 

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from dcloud_spawner import drains, queueing, reservations
+from dcloud_spawner import accounting, drains, granting, queueing, reservations
+from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.store import events
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.reservations import NewReservation, open_reservations
@@ -180,6 +181,27 @@ def test_a_user_sees_their_own_request_in_full_and_nobodys_name(
     assert page.get_by_role("link", name="GPUs").count() == 0
     expect(page.locator(".dc-nav [aria-current]")).to_have_text("Queue")
     expect(page).to_have_title(re.compile(r"Place \d, queue · DCloud"))
+
+
+def test_what_is_blocked_says_why_to_its_owner_and_the_bar_says_what_is_left(
+    stage: WebStage, open_page: Open
+) -> None:
+    project = accounting.create_project(stage.platform, "vision-lab", ["user-a"], BOSS)
+    granting.grant(stage.platform, project.id, 3 * MICRO, BOSS, reason="for the class")
+    platforms.start(stage.platform, "user-a", 2, account="vision-lab")
+    platforms.submit(stage.platform, "user-a", 2, account="vision-lab", server="second")
+    page = open_page("user-a")
+    expect(page.locator("tr.mine").first).to_contain_text("Blocked")
+    assert "vision-lab has 1.00 credits left beside what" in row(page, "You")
+    assert "once it may start" in row(page, "You")
+    more = page.locator("tr.mine").get_by_role("link", name="Ask for more")
+    expect(more).to_have_attribute("href", "requests")
+    expect(page.locator("#balance")).to_contain_text("Balance of vision-lab: 3.0 credits")
+    found = findings(page)
+    assert not found, "\n".join(found)
+    other = open_page("user-z")
+    expect(other.locator("tbody").first).to_contain_text("Blocked")
+    assert "vision-lab" not in other.content()
 
 
 def test_the_page_can_be_read_without_scripts(stage: WebStage, open_page: Open) -> None:

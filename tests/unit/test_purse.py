@@ -35,10 +35,11 @@ from dcloud_spawner.live.ledger import payers_of
 from dcloud_spawner.live.pool import PoolState, read_pool
 from dcloud_spawner.live.purse import Bound, Payer, Purse, Rates, Rolling
 from dcloud_spawner.platform import Platform
+from dcloud_spawner.platform import utc_now as platform_now
 from dcloud_spawner.profiles import load_profiles
 from dcloud_spawner.store.accounts import Budget, Role
 from dcloud_spawner.store.events import Actor
-from hub_services.cli.status import LowAccount, _low_line
+from hub_services.cli.status import LowAccount, _low_accounts, _low_line
 from tests.memory_engine import MemoryEngine
 from tests.platforms import get, opened, settings_for, start, submit
 
@@ -165,6 +166,10 @@ def test_the_bar_shows_ones_own_account_or_else_a_project_and_nothing_that_means
     assert balance_words((own, project)) == {"of": "Balance", "figure": "399.6"}
     uncounted = payer(-3, budget=Budget.NONE)
     assert balance_words((uncounted, project)) == {"of": "Balance of vision-lab", "figure": "7.0"}
+    assert balance_words((uncounted, payer(1.2, name="course"), project)) == {
+        "of": "Balance of vision-lab",
+        "figure": "7.0",
+    }
     assert balance_words((uncounted,)) is None
 
 
@@ -317,6 +322,20 @@ def test_a_reading_of_the_ledger_is_kept_for_a_second(platform: Platform) -> Non
     assert soon.ledger.accounts == before.ledger.accounts
     old = replace(before, ledger=replace(before.ledger, at=before.at - timedelta(minutes=2)))
     assert len(read_pool(platform, old).ledger.accounts) == 1
+
+
+@pytest.mark.database
+def test_status_reads_which_accounts_have_few_credits(platform: Platform) -> None:
+    _project(platform, "rich", 100)
+    _project(platform, "poor", 1)
+    start(platform, "alice", 1, account="poor")
+    with platform.database.reading() as connection:
+        now = platform_now()
+        soon = _low_accounts(connection, now + timedelta(minutes=50))
+        later = _low_accounts(connection, now + timedelta(hours=2))
+    assert [(each.name, each.level) for each in soon] == [("poor", "soon")]
+    assert [(each.name, each.level) for each in later] == [("poor", "out")]
+    assert "[red]no credits left" in _low_line(later[0])
 
 
 @pytest.mark.database
