@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from dcloud_spawner.form.purse import live_purse, price_words
+from dcloud_spawner.live.purse import Payer, Purse, Rates
+from dcloud_spawner.store.accounts import Budget
 from tests.browser.conftest import SignIn
 from tests.browser.staged import StagedHub
 from tests.browser.story import A100, A5000, holding, queued
@@ -70,6 +75,47 @@ def test_the_price_follows_the_choice_exactly(page: Page, hub: StagedHub) -> Non
     expect(page.locator("#o-price")).to_have_text("1.10–2.50")
     page.get_by_role("radio", name="CPU only").check(force=True)
     expect(page.locator("#o-parts")).to_be_hidden()
+
+
+PRICED = """async (wishes) => {
+  const price = await import("/hub/dcloud/static/price.js");
+  return wishes.map(({ mine, payer, models, wish, hours }) => {
+    const found = price.priceOf(mine, models, wish), total = found.high * BigInt(hours);
+    const no = price.short(mine, payer, found.high, hours);
+    return [price.span(found.low, found.high), price.figure(total), price.leftOf(payer, total),
+      price.parts(found, wish.gpus), no && !no.aside ? no.text : "", no?.aside ? no.text : ""];
+  });
+}"""
+
+
+def test_browser_and_server_reckon_alike_to_the_last_micro_credit(
+    page: Page, hub: StagedHub
+) -> None:
+    page.goto(f"{hub.url}/hub/spawn")
+    pick = random.Random(5)
+    wishes, expected = [], []
+    for _ in range(300):
+        rates = Rates(
+            {"": pick.randrange(10**7), A100: pick.randrange(10**12), A5000: pick.randrange(10**7)},
+            pick.randrange(10**6),
+            pick.randrange(10**5),
+        )
+        balance = pick.choice([pick.randrange(-(10**9), 10**10), pick.randrange(2**60)])
+        left = balance - pick.randrange(10**8)
+        payer = Payer("", "user-a", pick.choice(list(Budget)), balance, left)
+        purse = Purse((payer,), rates, hold_seconds=pick.choice([None, 3600]))
+        models = tuple(pick.sample([A100, A5000], pick.randrange(3)))
+        asked = pick.randrange(5), pick.choice([0.25, 1.7, 16, 333]), pick.choice([0.5, 2, 7]), 7
+        words = price_words(purse, payer, models, asked, datetime.now(UTC))
+        expected.append(
+            [words.an_hour, words.total, words.left, words.parts, words.short, words.aside]
+        )
+        mine: Any = live_purse(purse, ())
+        gpus, memory, cpus, hours = asked
+        wish = {"gpus": gpus, "memory_gib": memory, "cpus": cpus}
+        paid = {"mine": mine, "payer": mine["payers"][0], "models": models}
+        wishes.append({**paid, "wish": wish, "hours": hours})
+    assert page.evaluate(PRICED, wishes) == expected
 
 
 def test_a_rate_that_changes_reaches_the_open_page(page: Page, hub: StagedHub) -> None:
