@@ -9,11 +9,11 @@ from fractions import Fraction
 
 from sqlalchemy import Connection
 
-from dcloud_spawner.budgets import Level, Runway, runway
+from dcloud_spawner.budget_funds import read_funds
+from dcloud_spawner.budgets import Level, Runway
 from dcloud_spawner.live.ledger import LedgerReading
-from dcloud_spawner.store import accounts, entries
+from dcloud_spawner.store import accounts
 from dcloud_spawner.store.accounts import Account, Budget
-from dcloud_spawner.store.entries import Part
 
 
 @dataclass(frozen=True)
@@ -43,35 +43,20 @@ class Standing:
     @property
     def level(self) -> Level | None:
         """How near the end is."""
-        return self.runway.level if self.counts and self.runway.granted_microcredits else None
+        return self.runway.level if self.counts else None
 
 
 def standings(
     connection: Connection, found: Sequence[Account], running: LedgerReading, now: datetime
 ) -> list[Standing]:
-    """The standing of some accounts, in their order. Lots are read only of those on which
-    something runs."""
+    """The standing of some accounts, in their order; what runs on those without a budget is as it
+    was in the last reading of the pool."""
     held = accounts.held_microcredits(connection, [each.id for each in found])
-    unsettled: dict[str, Fraction] = {}
-    for each in running.running.values():
-        more = max(each.cost_microcredits(now) - each.charged_microcredits, Fraction(0))
-        unsettled[each.account] = unsettled.get(each.account, Fraction(0)) + more
+    reach = {each.account.id: each.runway for each in read_funds(connection, now)}
     made = []
     for account in found:
-        burn = running.burn.get(account.id, Fraction(0))
-        lots = entries.open_lots(connection, account.id) if burn else []
-        made.append(
-            Standing(
-                account,
-                held.get(account.id, 0),
-                runway(
-                    account.balance_microcredits,
-                    [Part(lot.left_microcredits, lot.expires_at) for lot in lots],
-                    sum(lot.microcredits for lot in lots),
-                    int(unsettled.get(account.id, Fraction(0))),
-                    burn,
-                    now,
-                ),
-            )
-        )
+        balance, burn = account.balance_microcredits, running.burn.get(account.id, Fraction(0))
+        # Whatever the budgets do not watch has enough: nothing of it ends.
+        runway = reach.get(account.id) or Runway(now, balance, burn, max(1, balance), None)
+        made.append(Standing(account, held.get(account.id, 0), runway))
     return made
