@@ -189,6 +189,17 @@ def test_a_member_sees_their_own_part_of_a_project_and_an_owner_all(
     assert read_usage(call(platform, ADMIN, account=lab.id)).foreign
 
 
+def test_how_long_credits_last_is_the_same_for_a_member_as_for_an_owner(
+    platform: Platform, lab: Account
+) -> None:
+    begun(platform, Past("alice", 2, HOUR, 24 * HOUR, project="lab", server="main"))
+    views = [read_usage(call(platform, viewer, account=lab.id)) for viewer in (ALICE, BOB)]
+    first, second = ({f.label: f.value for f in view.figures} for view in views)
+    for label in ("Balance", "Burn rate now", "Runs out"):
+        assert first[label] == second[label]
+    assert first["Burn rate now"] == "2.00" and not views[1].running.rows
+
+
 def test_sessions_page_by_cursor_in_both_orders_without_a_gap(platform: Platform) -> None:
     for hour in range(7):
         past(

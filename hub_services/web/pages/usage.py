@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from urllib.parse import urlencode
@@ -85,6 +85,15 @@ class Sessions:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """How far the credits of an account reach."""
+
+    runway: Runway
+    used_microcredits: int
+    """By everybody in the chosen days."""
+
+
+@dataclass(frozen=True)
 class UsageView:
     """The page."""
 
@@ -116,8 +125,7 @@ def read_usage(call: Call) -> UsageView:
         hours = (
             bookkeeping.hours(connection, payer.id, since, call.now, payer.only) if payer else []
         )
-        use = sum_of(hours)
-        ahead = runway_of(connection, payer, running, call.now) if payer else None
+        outlook = read_outlook(connection, call, payer, since, running) if payer else None
         sessions = read_sessions(connection, call, payer, since, days, running)
     base = {"account": payer.id, "days": str(days)} if payer else {"days": str(days)}
     return UsageView(
@@ -127,8 +135,8 @@ def read_usage(call: Call) -> UsageView:
         periods=tuple(
             (int(each), urlencode({**base, "days": each})) for each in sorted(PERIODS, key=int)
         ),
-        figures=figures(call, payer, ahead, use, days, running),
-        note=_note(payer, ahead),
+        figures=figures(call, payer, outlook, sum_of(hours), days),
+        note=_note(payer, outlook),
         running=running,
         chart=days_chart(hours, dates, call.zone),
         sessions=sessions,
@@ -138,41 +146,41 @@ def read_usage(call: Call) -> UsageView:
     )
 
 
-def runway_of(connection: Connection, payer: Payer, running: RunningView, now: datetime) -> Runway:
-    """How far the credits reach at what runs now. What others run on a project counts too, so
-    for members it is reckoned of all its servers."""
+def read_outlook(
+    connection: Connection, call: Call, payer: Payer, since: datetime, running: RunningView
+) -> Outlook:
+    """How far the credits reach. Everybody's use of a project counts, also where the viewer sees
+    only their own part of it."""
+    whole = running_of(connection, call, replace(payer, only="")) if payer.only else running
     lots = entries.open_lots(connection, payer.id)
-    return runway(
+    found = runway(
         payer.account.balance_microcredits,
         [Part(each.left_microcredits, each.expires_at) for each in lots],
         sum(each.microcredits for each in lots),
-        running.unsettled,
-        running.burn,
-        now,
+        whole.unsettled,
+        whole.burn,
+        call.now,
     )
+    everybodys = sum_of(bookkeeping.hours(connection, payer.id, since, call.now))
+    return Outlook(found, everybodys.microcredits)
 
 
 def figures(
-    call: Call,
-    payer: Payer | None,
-    ahead: Runway | None,
-    use: Use,
-    days: int,
-    running: RunningView,
+    call: Call, payer: Payer | None, outlook: Outlook | None, use: Use, days: int
 ) -> tuple[Figure, ...]:
     """The row of figures."""
     found = []
-    if payer is not None and ahead is not None:
-        granted = ahead.granted_microcredits
+    if payer is not None and outlook is not None:
+        ahead = outlook.runway
+        granted, left = ahead.granted_microcredits, ahead.left_microcredits
         of = f"of {credits_figure(granted, 0)} credits" if granted else "credits"
-        left = ahead.left_microcredits
         counted = payer.account.budget is Budget.NONE and left <= 0
         found += [
             Figure("Used in all", credits_figure(-left), "credits")
             if counted
             else Figure("Balance", balance_figure(left), of),
-            Figure("Burn rate now", credits_figure(running.burn), "an hour"),
-            _runs_out(call, payer, ahead, use, days),
+            Figure("Burn rate now", credits_figure(ahead.an_hour_microcredits), "an hour"),
+            _runs_out(call, payer, outlook, days),
         ]
     return (
         *found,
@@ -182,14 +190,15 @@ def figures(
     )
 
 
-def _runs_out(call: Call, payer: Payer, ahead: Runway, use: Use, days: int) -> Figure:
+def _runs_out(call: Call, payer: Payer, outlook: Outlook, days: int) -> Figure:
+    ahead = outlook.runway
     if payer.account.budget is Budget.NONE:
         return Figure("Runs out", "never", "use is only counted")
     if ahead.left_microcredits <= 0:
         return Figure("Runs out", "now", "nothing is left")
     if ahead.ends_at is not None:
         return Figure("Runs out", _soon(call, ahead.ends_at), "at the present rate")
-    a_day = Fraction(use.microcredits, days)
+    a_day = Fraction(outlook.used_microcredits, days)
     if not a_day:
         return Figure("Runs out", "–", "nothing is used")
     left = timedelta(days=min(float(ahead.left_microcredits / a_day), FAR / timedelta(days=1)))
@@ -208,10 +217,10 @@ def _soon(call: Call, at: datetime) -> str:
     return f"{day_words(day)}{year}"
 
 
-def _note(payer: Payer | None, ahead: Runway | None) -> str:
-    if payer is None or ahead is None or payer.account.budget is Budget.NONE:
+def _note(payer: Payer | None, outlook: Outlook | None) -> str:
+    if payer is None or outlook is None or payer.account.budget is Budget.NONE:
         return ""
-    if ahead.left_microcredits > 0:
+    if outlook.runway.left_microcredits > 0:
         return ""
     if payer.account.budget is Budget.HARD:
         return "No credits are left, so nothing new starts on this account."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from sqlalchemy import Connection
@@ -23,7 +23,7 @@ from hub_services.web.pages.figures import (
     when,
 )
 from hub_services.web.pages.payers import Payer, payer_of
-from hub_services.web.pages.usage import PERIODS, figures, runway_of
+from hub_services.web.pages.usage import PERIODS, figures, read_outlook
 from hub_services.web.pages.usage_days import sum_of
 from hub_services.web.pages.usage_ledger import MOVES, EntryRow, entry_row
 from hub_services.web.pages.usage_running import RunningView, running_of
@@ -102,9 +102,9 @@ def read_project(call: Call) -> ProjectView:
     since = call.zone.midnight(call.zone.last_days(call.now, days)[0])
     with call.platform.database.reading() as connection:
         payer = payer_of(connection, call, accounts.project(connection, call.path[0][:255]))
-        whole = Payer(payer.account, payer.role, "")
+        whole = replace(payer, only="")
         running = running_of(connection, call, whole)
-        ahead = runway_of(connection, whole, running, call.now)
+        outlook = read_outlook(connection, call, whole, since, running)
         use = sum_of(bookkeeping.hours(connection, payer.id, since, call.now))
         used = bookkeeping.shares(connection, payer.id, since, call.now)
         members = accounts.members(connection, payer.id)
@@ -121,7 +121,7 @@ def read_project(call: Call) -> ProjectView:
         budget=BUDGETS[payer.account.budget],
         days=days,
         periods=tuple(sorted(int(each) for each in PERIODS)),
-        figures=figures(call, payer, ahead, use, days, running),
+        figures=figures(call, payer, outlook, use, days),
         shares=_shares(call, members, used, running),
         grants=tuple(_grant(each, call) for each in given),
         moves=tuple(entry_row(call, each, dict(names)) for each in moves),

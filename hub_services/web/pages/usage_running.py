@@ -19,6 +19,7 @@ from dcloud_spawner.store import bookkeeping, measures, meters, rates
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.usage import Session
 from hub_services.web.pages.figures import (
+    ending,
     kwh,
     percent,
     session_gpus,
@@ -162,7 +163,7 @@ def _row(
         memory_of=of,
         length=session_length(session, call.now)
         if session.meter.began_at
-        else workload.state.value,
+        else ending(session, call.viewer.name).words.lower(),
         cost=credits_figure(used),
         energy=kwh(total.energy_millijoules if total else None),
         stops=when(ends_at(workload, call.now), call.zone, call.now).removeprefix("Today, "),
