@@ -152,8 +152,20 @@ def give_due_grants(platform: Platform) -> int:
         # In the order of their times: what expires at a moment is gone before the next comes in.
         given = expire_lots(connection, now)
         for found in grants.due(connection, now):
-            given += give_due(connection, found, now)
+            try:
+                given += give_due(connection, found, now)
+            except InvalidChoice as error:  # its account has all that one may have
+                _end(connection, found, error.message, now)
         return given + expire_lots(connection, now)
+
+
+def _end(connection: Connection, found: Grant, why: str, now: datetime) -> None:
+    """Give no more of a grant that cannot be given: one must not keep all others from theirs."""
+    grants.set_values(connection, found.id, next_at=None, cancelled_at=now)
+    detail = {"account": found.account, "microcredits": found.microcredits, "reason": why}
+    events.note(
+        connection, LEDGER, "grant.cancel", found.id, at=now, result="refused", detail=detail
+    )
 
 
 def expire_lots(connection: Connection, now: datetime) -> int:

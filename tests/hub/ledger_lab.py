@@ -13,12 +13,14 @@ import httpx
 from sqlalchemy import select, update
 
 from dcloud_spawner import accounting, charging, granting
+from dcloud_spawner.engines.use import AcceleratorUse, ContainerUse, Use
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts, events, meters
+from dcloud_spawner.store import accounts, events, meters, workloads
 from dcloud_spawner.store import ledger_schema as tables
 from dcloud_spawner.store.accounts import Role
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.workloads import Workload
+from hub_services.controller.measures import record
 from tests import platforms
 
 MICRO = 1_000_000
@@ -99,6 +101,19 @@ def ran(platform: Platform, user: str, gpus: int, *, hours_ago: float, **more: s
         )
         charging.settle(connection, workload.id, now, now)
     return workload
+
+
+def measured(platform: Platform, workload: Workload, *, minutes: int) -> None:
+    """Readings of the last minutes of a session, its GPUs at three quarters."""
+    begin = utc_now() - timedelta(minutes=minutes)
+    gpus = sorted(platforms.held(platform, workload))
+    with platform.database.transaction() as connection:
+        workloads.set_values(connection, workload.id, engine_started_at=begin)
+    for number in range(1, minutes * 6 + 1):
+        at = begin + timedelta(seconds=10 * number)
+        container = ContainerUse(workload.id, "c" * 64, at, 7_000_000 * number, 2**33)
+        each = [AcceleratorUse(uuid, 75, 2**35, 300_000, 60) for uuid in gpus]
+        record(platform.database, Use((container,), tuple(each)), 10)
 
 
 def everything(platform: Platform) -> list[object]:

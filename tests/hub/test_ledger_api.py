@@ -14,7 +14,10 @@ import httpx
 import jsonschema
 import pytest
 
+from dcloud_spawner import granting
+from dcloud_spawner.platform import utc_now
 from dcloud_spawner.roles import RoleLimits
+from dcloud_spawner.store import grants
 from hub_services.web.api.operations import OPERATIONS
 from hub_services.web.api.wire_types import credits_text
 from tests.hub.ledger_lab import (
@@ -30,6 +33,7 @@ from tests.hub.ledger_lab import (
     later,
     log_head,
     log_since,
+    measured,
 )
 from tests.hub.ledger_refusals import REFUSED, Bad, filled
 from tests.web_stage import ADMINISTRATOR, WebStage
@@ -227,6 +231,30 @@ def test_a_session_says_what_it_held_and_what_each_entry_charged(
     (line,) = found["lines"]
     assert (line["kind"], line["amount"]["credits"]) == ("charge", "-6.00")
     assert line["rates"]["gpu:A100"] == MICRO
+
+
+def test_measures_of_a_session_are_for_who_may_see_it(
+    stage: WebStage, lab: Lab, clients: dict[str, httpx.Client]
+) -> None:
+    path = f"/usage/sessions/{lab.mias.id}"
+    assert good(clients[MEMBER].get(f"{path}/measures"))["items"] == []
+    measured(stage.platform, lab.mias, minutes=2)
+    for name in (MEMBER, OWNER, ADMINISTRATOR):
+        assert good(clients[name].get(f"{path}/measures"))["seconds"] == 60  # of three hours
+        lately = {"since": later(minutes=-10)}
+        found = good(clients[name].get(f"{path}/measures", params=lately))
+        assert found["seconds"] == 10
+        assert len(found["items"]) >= 10
+        last = found["items"][-1]
+        assert (last["gpus"], last["gpu_utilisation_percent"]) == (2, 75)
+        assert last["gpu_power_milliwatts"] == 600_000
+        minutes = good(clients[name].get(f"{path}/measures", params={"seconds": "60"}))
+        assert 2 <= len(minutes["items"]) <= 3
+    for name in (OTHER, STRANGER, "service"):
+        refused(clients[name].get(f"{path}/measures"), 404)
+    session = good(clients[MEMBER].get(path))
+    assert session["gpu_utilisation_percent"] == 75
+    assert session["energy_kwh"] > 0
 
 
 def test_entries_of_a_session_are_listed_for_who_may_see_it(
@@ -439,6 +467,28 @@ def test_grants_are_given_listed_and_ended(
     assert good(admin.delete(f"{path}/{made['id']}"))["next_at"] is None
     refused(admin.delete(f"{path}/{made['id']}"), 409, "grant_over")
     assert balance_of(stranger, lab.foreign) == before + 5 * MICRO
+
+
+def test_a_grant_beyond_what_an_account_may_have_ends_and_keeps_nobody_from_theirs(
+    stage: WebStage, lab: Lab, admin: httpx.Client
+) -> None:
+    body = {"name": "rich", "budget": "none"}
+    rich = good(admin.post("/accounts", json=body), 201)["id"]
+    body = {"microcredits": 10**15, "every": "week", "carry_over": True, "reason": "too much"}
+    endless = good(admin.post(f"/accounts/{rich}/grants", json=body), 201)
+    modest = good(
+        admin.post(f"/accounts/{lab.foreign}/grants", json={**body, "microcredits": 5}), 201
+    )
+    before = balance_of(admin, lab.foreign)
+    with stage.platform.database.transaction() as connection:
+        for grant in (endless, modest):
+            grants.set_values(connection, grant["id"], next_at=utc_now())
+    assert granting.give_due_grants(stage.platform) == 1
+    assert balance_of(admin, rich) == 10**15
+    assert balance_of(admin, lab.foreign) == before + 5
+    (ended,) = all_of(admin, f"/accounts/{rich}/grants")
+    assert (ended["next_at"], ended["given"]) == (None, 1)
+    good(admin.delete(f"/accounts/{lab.foreign}/grants/{modest['id']}"))
 
 
 def test_a_rate_holds_from_its_time_and_the_past_costs_what_it_did(
