@@ -10,11 +10,12 @@ from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
+from dcloud_spawner.budget_funds import AHEAD
 from dcloud_spawner.budgets import Runway, runway
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.form.words import credits_figure
 from dcloud_spawner.profiles import Profile
-from dcloud_spawner.store import bookkeeping, entries, measures
+from dcloud_spawner.store import bookkeeping, budgets, entries, measures
 from dcloud_spawner.store.accounts import Budget
 from dcloud_spawner.store.bookkeeping import Cursor
 from dcloud_spawner.store.entries import Part
@@ -153,6 +154,7 @@ def read_outlook(
     only their own part of it."""
     whole = running_of(connection, call, replace(payer, only="")) if payer.only else running
     lots = entries.open_lots(connection, payer.id)
+    coming = budgets.coming_to(connection, [payer.id], call.now + AHEAD)
     found = runway(
         payer.account.balance_microcredits,
         [Part(each.left_microcredits, each.expires_at) for each in lots],
@@ -160,6 +162,7 @@ def read_outlook(
         whole.unsettled,
         whole.burn,
         call.now,
+        coming.get(payer.id, ()),
     )
     everybodys = sum_of(bookkeeping.hours(connection, payer.id, since, call.now))
     return Outlook(found, everybodys.microcredits)
