@@ -707,6 +707,33 @@ def test_acts_are_on_the_log_with_their_person_and_address(
     ]
 
 
+def test_a_page_of_somewhere_else_moves_nothing_for_who_is_signed_in(
+    stage: WebStage, lab: Lab, admin: httpx.Client
+) -> None:
+    before = everything(stage.platform)
+    body = {"microcredits": 1, "reason": REASON}
+    path = f"/services/dcloud/api/v1/accounts/{lab.own}"
+    with httpx.Client(base_url=stage.url, follow_redirects=True, trust_env=False) as browser:
+        browser.get("/hub/login")
+        who = {"username": ADMINISTRATOR, "password": stage.password}
+        browser.post("/hub/login", data={**who, "_xsrf": browser.cookies["_xsrf"]})
+        page = browser.get("/services/dcloud/queue").text
+        assert good(browser.get(path))["id"] == lab.own
+        for method, address, sent in (
+            ("POST", f"{path}/adjust", body),
+            ("POST", f"{path}/grants", body),
+            ("PATCH", path, {"budget": "hard"}),
+            ("PUT", f"/services/dcloud/api/v1/limits/{MEMBER}/gpus", {**body, "value": 9}),
+            ("DELETE", f"{path}/members/{MEMBER}", None),
+        ):
+            for headers in ({}, {"X-XSRFToken": "guessed"}):
+                refused(browser.request(method, address, json=sent, headers=headers), 403)
+        assert everything(stage.platform) == before
+        (token,) = re.findall(r'<meta name="xsrf" content="([^"]+)">', page)
+        made = browser.post(f"{path}/adjust", json=body, headers={"X-XSRFToken": token})
+        assert good(made, 201)["actor"] == ADMINISTRATOR
+
+
 # ---------------------------------------------------------------------------- the document
 
 
