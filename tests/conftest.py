@@ -35,7 +35,10 @@ _left_out = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("DCLOUD_")]:
-        if name not in {"DCLOUD_CACHE", "DCLOUD_SOAK_MINUTES"} and "_TEST_" not in name:
+        if (
+            name not in {"DCLOUD_CACHE", "DCLOUD_SOAK_MINUTES", "DCLOUD_FULL_LEDGER"}
+            and "_TEST_" not in name
+        ):
             # Settings of the developer's own deployment must not reach the tests.
             del os.environ[name]
 
