@@ -88,17 +88,7 @@ def write_grant(
                 "This key was used for something else.", hint="Take a new one.", code="key_used"
             )
         return done
-    begins = starts_at or now
-    if begins < now - timedelta(minutes=1):
-        raise InvalidChoice(
-            "starts_at: that is over.", hint="Leave it out to begin now.", field="starts_at"
-        )
-    if ends_at is not None and ends_at <= max(begins, now):
-        raise InvalidChoice(
-            "ends_at: that is not after the beginning.",
-            hint="Choose a later time.",
-            field="ends_at",
-        )
+    begins = _checked_times(starts_at, ends_at, now)
     find_account(connection, account)
     made = grants.insert(
         connection,
@@ -124,6 +114,21 @@ def write_grant(
     events.note(connection, actor, "grant.create", made.id, at=now, detail=detail)
     give_due(connection, made, now)
     return grants.get(connection, made.id)
+
+
+def _checked_times(starts_at: datetime | None, ends_at: datetime | None, now: datetime) -> datetime:
+    begins = starts_at or now
+    if begins < now - timedelta(minutes=1):
+        raise InvalidChoice(
+            "starts_at: that is over.", hint="Leave it out to begin now.", field="starts_at"
+        )
+    if ends_at is not None and ends_at <= max(begins, now):
+        raise InvalidChoice(
+            "ends_at: that is not after the beginning.",
+            hint="Choose a later time.",
+            field="ends_at",
+        )
+    return begins
 
 
 def cancel_grant(platform: Platform, identifier: str, actor: Actor) -> Grant:

@@ -7,6 +7,9 @@ caller's to decide. A ``key`` makes a repeated call do nothing again. All functi
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
+
+from sqlalchemy import Connection
 
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
 from dcloud_spawner.granting import (
@@ -58,36 +61,43 @@ def transfer(
                 hint="What servers have set aside for their first hour cannot be moved.",
                 code="not_enough_credits",
             )
-        out = entries.post(
-            connection,
-            NewEntry(
-                source,
-                Kind.TRANSFER,
-                -microcredits,
-                f"{name}:out",
-                actor.name,
-                reason,
-                other_account=target,
-            ),
-            now,
-        )
-        back = entries.post(
-            connection,
-            NewEntry(
-                target,
-                Kind.TRANSFER,
-                microcredits,
-                f"{name}:in",
-                actor.name,
-                reason,
-                other_account=source,
-                parts=out.taken,
-            ),
-            now,
-        )
+        moved = _move(connection, name, source, target, microcredits, actor, reason, now)
         detail = {"from": source, "to": target, "microcredits": microcredits, "reason": reason}
         events.note(connection, actor, "ledger.transfer", source, at=now, detail=detail)
-    return out.entry, back.entry
+    return moved
+
+
+def _move(
+    connection: Connection,
+    name: str,
+    source: str,
+    target: str,
+    microcredits: int,
+    actor: Actor,
+    reason: str,
+    now: datetime,
+) -> tuple[Entry, Entry]:
+    out = NewEntry(
+        source,
+        Kind.TRANSFER,
+        -microcredits,
+        f"{name}:out",
+        actor.name,
+        reason,
+        other_account=target,
+    )
+    gone = entries.post(connection, out, now)
+    back = NewEntry(
+        target,
+        Kind.TRANSFER,
+        microcredits,
+        f"{name}:in",
+        actor.name,
+        reason,
+        other_account=source,
+        parts=gone.taken,
+    )
+    return gone.entry, entries.post(connection, back, now).entry
 
 
 def refund(
