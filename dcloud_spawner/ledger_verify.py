@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.ledger_verify_sessions import verify_sessions
-from dcloud_spawner.store import ledger_rows
+from dcloud_spawner.store import ledger_rows, usage
 from dcloud_spawner.store.entries import Kind, Lot
 
 Progress = Callable[[int], None]
@@ -31,6 +31,7 @@ def verify(connection: Connection, progress: Progress = lambda rows: None) -> It
     yield from _verify_accounts(connection, progress)
     yield from _verify_grants(connection)
     yield from verify_sessions(connection, progress)
+    yield from usage.totals_apart(connection)
 
 
 def credits(microcredits: int) -> str:

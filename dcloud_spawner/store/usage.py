@@ -205,6 +205,35 @@ def _used(scope: Scope, wanted: Wanted, finest: By) -> Subquery:
     return union_all(*parts).subquery()
 
 
+def totals_apart(connection: Connection) -> list[str]:
+    """Days and months that are not what their hours add up to, in words."""
+    found = []
+    for length in (By.DAY, By.MONTH):
+        of_hours = _all_of(connection, By.HOUR, length)
+        kept = _all_of(connection, length, length)
+        for other, query in (("less", of_hours.except_(kept)), ("more", kept.except_(of_hours))):
+            for row in connection.execute(query):
+                period, account, user, model, *amounts = row
+                if any(amounts):
+                    found.append(
+                        f"Use of {user} on account {account} with {model or 'no GPU'} in {period}: "
+                        f"the {length.value} has {other} than its hours, or another amount."
+                    )
+    return found
+
+
+def _all_of(connection: Connection, read: By, length: By) -> Select[Any]:
+    """All use by one length, made from rows of another."""
+    table = usage_hours if read is By.HOUR else usage_totals
+    at = (table.c.hour if read is By.HOUR else table.c.at).label("at")
+    mine = true() if read is By.HOUR else table.c.length == read.value
+    names = ("account", "user", "gpu_model")
+    columns = (table.c[name] for name in (*names, *_NAMES))
+    used = select(at, *columns).where(mine).subquery()
+    keys = [_key(connection, used, length), *(used.c[name] for name in names)]
+    return select(*keys, *_sums(used)).group_by(*keys)
+
+
 def _label(by: By) -> str:
     return "period" if by in PERIODS else by.value
 

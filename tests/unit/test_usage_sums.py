@@ -136,6 +136,29 @@ def test_the_database_keeps_days_and_months_beside_the_hours(
         assert length == "day" or all(row.at.day == 1 for row in mine)
 
 
+def test_a_day_or_month_that_somebody_changed_by_hand_is_found(
+    database: Database, hours: list[HourlyUse]
+) -> None:
+    with database.reading() as connection:
+        assert usage.totals_apart(connection) == []
+    changes = (
+        update(usage_totals).values(microcredits=usage_totals.c.microcredits + 1),
+        delete(usage_totals),
+    )
+    for change in changes:
+        with database.transaction() as connection:
+            for length in ("day", "month"):
+                done = change.where(
+                    usage_totals.c.length == length,
+                    usage_totals.c.user == hours[0].user,
+                    usage_totals.c.microcredits > 0,
+                )
+                connection.execute(done)
+            told = usage.totals_apart(connection)
+            assert any("the day has" in words for words in told)
+            assert any("the month has" in words for words in told)
+
+
 def test_somebody_sees_in_sums_only_what_is_in_their_scope(
     database: Database, hours: list[HourlyUse]
 ) -> None:
