@@ -152,6 +152,8 @@ main.addEventListener("change", (event) => {
 });
 
 for (const form of main.querySelectorAll("form[data-path]")) settle(form);
+// Until here a click would have been lost, or would have sent the form to nowhere.
+for (const button of main.querySelectorAll("form[data-path] [type=submit], button[data-path]")) button.disabled = false;
 for (const zone of main.querySelectorAll("[data-zone-name]")) say(zone, Intl.DateTimeFormat().resolvedOptions().timeZone);
 
 const told = sessionStorage.getItem(DONE);
