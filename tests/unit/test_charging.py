@@ -243,6 +243,7 @@ def test_a_new_rate_changes_nothing_that_is_over(platform: Platform, engine: Mem
 def test_a_project_pays_for_its_members_and_for_nobody_else(platform: Platform) -> None:
     made = accounting.create_project(platform, "vision-lab", ["alice"], BOSS)
     accounting.set_member(platform, made.id, "bob", Role.MEMBER, BOSS)
+    granting.grant(platform, made.id, 5 * MICRO, BOSS, reason="to begin with")
     assert submit(platform, "bob", account="vision-lab").account == made.id
     with pytest.raises(NotFound, match="vision-lab"):
         submit(platform, "eve", account="vision-lab")
