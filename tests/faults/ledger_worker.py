@@ -147,19 +147,19 @@ def _open(platform: Platform, *states: State) -> list[Workload]:
 
 
 def hub(url: str, folder: Path, seed: int, statements: int) -> None:
-    """Start what is admitted or was left half started, stop what runs, ask for more; then die."""
+    """Start what is admitted or was left half started, then stop what runs, and die of it."""
     chooser = random.Random(seed)
     platform = open_platform(url, folder)
-    running = _open(platform, State.RUNNING)
+    step(platform, chooser)
     dies_after(platform, statements)
     while True:
+        running = _open(platform, State.RUNNING)
         for workload in chooser.sample(running, min(2, len(running))):
             if chooser.random() < 0.3:
                 _engine(platform).end(workload.id)  # a crash
             with contextlib.suppress(EngineError):
                 lifecycle.stop(platform, workload.id, "stopped", TESTER)
         step(platform, chooser)
-        running = _open(platform, State.RUNNING)
 
 
 def step(platform: Platform, chooser: random.Random) -> None:

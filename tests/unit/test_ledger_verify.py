@@ -231,6 +231,6 @@ def test_the_command_says_what_differs_and_ends_with_1(
     with busy.platform.database.transaction() as connection:
         connection.exec_driver_sql(change.format("-"))
     assert wrong.exit_code == 1
-    assert "The balance of project lab is 1.929942 credits; its entries add up to" in wrong.output
+    assert "The balance of project lab is 1.929943 credits; its entries add up to" in wrong.output
     assert "2 differences in" in wrong.output
     assert sentences(busy) == []
