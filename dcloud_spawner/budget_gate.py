@@ -27,6 +27,8 @@ from dcloud_spawner.store.workloads import NewWorkload, Workload
 CODE = "budget"
 """Of a refusal, of a block, and of an end."""
 
+CLOSED_DO = "Leave the queue, and choose another account."
+
 ASK = "Ask for more on the page Requests, or choose another account."
 
 
@@ -85,13 +87,13 @@ def prices(connection: Connection, rule: HoldRule, at: datetime) -> Prices:
 
 
 class BudgetGate:
-    """The gate of a pass: a hard budget lets in what it can pay for."""
+    """The gate of a pass: a hard budget lets in what it can pay for, a closed account nothing."""
 
     def __init__(self, connection: Connection, at: datetime, rule: HoldRule) -> None:
         self._accounts: Mapping[str, Account] = {
             found.id: found
             for found in budgets.accounts_of_queue(connection)
-            if found.budget is Budget.HARD
+            if found.budget is Budget.HARD or found.closed_at is not None
         }
         self._left: dict[str, int] = {}
         self._held: Mapping[str, int] = {}
@@ -108,6 +110,8 @@ class BudgetGate:
         account = self._accounts.get(row.account or "")
         if account is None:
             return None
+        if account.closed_at is not None:
+            return Block(CODE, f"{_name(account)} is closed. {CLOSED_DO}")
         hold, left = self._prices.hold(row), self._left[account.id]
         if hold <= 0 or left >= hold:
             return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, or_, select
+from sqlalchemy import Connection, and_, exists, func, or_, select
 
 from dcloud_spawner.ledger.cost import Span
 from dcloud_spawner.store.accounts import Account, Budget, get_all
@@ -129,10 +129,11 @@ def gpu_models(connection: Connection) -> Sequence[str]:
 
 
 def accounts_of_queue(connection: Connection) -> Sequence[Account]:
-    """Accounts with a budget that pay for somebody who waits."""
+    """Accounts with a budget, or closed, that are to pay for somebody who waits."""
     waiting = select(workloads.c.account).where(workloads.c.state == State.QUEUED.value)
     query = select(accounts.c.id).where(
-        accounts.c.budget != Budget.NONE.value, accounts.c.id.in_(waiting)
+        or_(accounts.c.budget != Budget.NONE.value, accounts.c.closed_at.is_not(None)),
+        accounts.c.id.in_(waiting),
     )
     return list(get_all(connection, connection.execute(query).scalars().all()).values())
 
@@ -162,8 +163,8 @@ def admitted(connection: Connection, identifiers: Collection[str]) -> Sequence[A
 
 
 def watched(connection: Connection, few_percent: int) -> Sequence[Watched]:
-    """Open accounts with a budget on which something runs, or of which at most this part is
-    left."""
+    """Accounts with a budget on which something runs, closed ones too, or open ones of which at
+    most this part is left."""
     granted = func.coalesce(
         select(func.sum(lots.c.microcredits))
         .where(lots.c.account == accounts.c.id, lots.c.left_microcredits > 0)
@@ -171,11 +172,11 @@ def watched(connection: Connection, few_percent: int) -> Sequence[Watched]:
         0,
     )
     running = exists().where(meters.c.account == accounts.c.id, meters.c.settled_at.is_(None))
+    few = accounts.c.balance_microcredits * 100 <= granted * few_percent
     rows = connection.execute(
         select(accounts.c.id, granted.label("granted")).where(
             accounts.c.budget != Budget.NONE.value,
-            accounts.c.closed_at.is_(None),
-            or_(running, accounts.c.balance_microcredits * 100 <= granted * few_percent),
+            or_(running, and_(accounts.c.closed_at.is_(None), few)),
         )
     ).all()
     found = get_all(connection, [row.id for row in rows])

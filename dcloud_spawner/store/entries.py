@@ -27,7 +27,8 @@ from dcloud_spawner.store.database import storable
 from dcloud_spawner.store.ledger_schema import accounts, entries, lots, meters
 
 MOST_MICROCREDITS = 10**15
-"""No amount of one entry is larger: a billion credits, far from what a column holds."""
+"""No amount that people move, and no balance that they make, is larger: a billion credits, far from
+what a column, or a number in JSON, holds."""
 
 
 class Kind(StrEnum):
@@ -132,7 +133,8 @@ def post(connection: Connection, new: NewEntry, at: datetime) -> Posted:
     """Write an entry with its balance and lots, in the caller's write transaction.
 
     An entry of the same key that is there already is returned, and nothing changes. Raises
-    InvalidChoice for an amount beyond :data:`MOST_MICROCREDITS`.
+    InvalidChoice for an amount or a balance beyond :data:`MOST_MICROCREDITS`; but never for what
+    a session or storage used, for a session that cannot be settled would never give its GPUs back.
     """
     known = find_by_key(connection, new.key)
     if known is not None:
@@ -141,7 +143,8 @@ def post(connection: Connection, new: NewEntry, at: datetime) -> Posted:
         select(accounts.c.balance_microcredits).where(accounts.c.id == new.account)
     ).scalar_one()
     after = balance + new.microcredits
-    if abs(new.microcredits) > MOST_MICROCREDITS or abs(after) > MOST_MICROCREDITS:
+    too_large = max(abs(new.microcredits), abs(after)) > MOST_MICROCREDITS
+    if too_large and not _is_due(new):
         raise InvalidChoice(
             "microcredits: the amount is too large.",
             hint=f"No amount or balance may be beyond {MOST_MICROCREDITS // 10**6:,} credits.",
@@ -179,6 +182,12 @@ def post(connection: Connection, new: NewEntry, at: datetime) -> Posted:
         else:
             taken = _take(connection, new.account, -new.microcredits, new.lot)
     return Posted(Entry(**{**row, "kind": new.kind}), new=True, taken=taken)
+
+
+def _is_due(new: NewEntry) -> bool:
+    """Whether the platform itself reckons it, from what was used or has expired."""
+    settled = new.kind is Kind.ADJUSTMENT and new.workload is not None
+    return settled or new.kind in (Kind.CHARGE, Kind.EXPIRY)
 
 
 def _put(connection: Connection, new: NewEntry, entry: int, debt: int) -> None:

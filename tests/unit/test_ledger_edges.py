@@ -1,0 +1,114 @@
+"""Where the ledger could be led astray: closed projects, balances at their bounds, people who are
+deleted, credits that expire between two ticks, charges that are given back twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from dcloud_spawner import accounting, granting, lifecycle, transfers
+from dcloud_spawner.ledger.rates import MICRO
+from dcloud_spawner.ledger_verify import verify
+from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.store import accounts
+from dcloud_spawner.store.accounts import Account, Budget
+from dcloud_spawner.store.entries import MOST_MICROCREDITS
+from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.workloads import Workload
+from hub_services.controller.budgets import BudgetKeeper
+from hub_services.controller.limits import end_overdue
+from hub_services.controller.meter import settle_running
+from tests.memory_engine import MemoryEngine, node
+from tests.platforms import get, launch, opened, settings_for, state, submit
+from tests.platforms import start as run
+
+pytestmark = pytest.mark.database
+
+ADMIN = Actor("admin")
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def platform(database_url: str, tmp_path: Path) -> Iterator[Platform]:
+    with opened(settings_for(database_url, tmp_path), MemoryEngine(node(gpus=4))) as found:
+        yield found
+
+
+def project(platform: Platform, budget: Budget, credits: float) -> Account:
+    made = accounting.create_project(platform, "lab", ["ann"], ADMIN, budget=budget)
+    if credits:
+        granting.grant(platform, made.id, round(credits * MICRO), ADMIN, reason="a start")
+    return made
+
+
+def ran(platform: Platform, user: str, gpus: int, so_long: timedelta, **more: object) -> Workload:
+    """A server that the engine started so long ago."""
+    workload = submit(platform, user, gpus, **more)
+    platform.run_pass()
+    engine = platform.engine
+    assert isinstance(engine, MemoryEngine)
+    facts = replace(launch(platform, workload.id), started_at=utc_now() - so_long)
+    engine.containers[workload.id] = facts
+    assert lifecycle.mark_ready(platform, workload.id, facts)
+    return get(platform, workload.id)
+
+
+# ---------------------------------------------------------------------------- closed projects
+
+
+def test_what_runs_on_a_closed_project_ends_with_its_credits(platform: Platform) -> None:
+    lab = project(platform, Budget.HARD, 2)
+    workload = ran(platform, "ann", 2, HOUR, account="lab", hours=10)
+    accounting.change_account(platform, lab.id, ADMIN, closed=True)
+    BudgetKeeper(platform).turn()
+    assert [found.id for found in end_overdue(platform)] == [workload.id]
+    assert get(platform, workload.id).end_reason == "budget"
+
+
+@pytest.mark.parametrize("budget", list(Budget))
+def test_a_closed_project_starts_nobody_who_waited_for_it(
+    platform: Platform, budget: Budget
+) -> None:
+    lab = project(platform, budget, 100)
+    other = run(platform, "zoe", 4)
+    waits = submit(platform, "ann", 1, account="lab")
+    accounting.change_account(platform, lab.id, ADMIN, closed=True)
+    lifecycle.stop(platform, other.id, "stopped", ADMIN)
+    assert state(platform, waits) is State.QUEUED
+    assert get(platform, waits.id).blocked_reason.startswith("lab is closed.")
+    accounting.change_account(platform, lab.id, ADMIN, closed=False)
+    platform.run_pass()
+    assert state(platform, waits) is State.ADMITTED
+
+
+# ---------------------------------------------------------------------------- bounds
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_balance_at_its_bound_keeps_no_gpu_from_its_release(
+    platform: Platform, sign: int
+) -> None:
+    lab = project(platform, Budget.NONE, 0)
+    workload = ran(platform, "ann", 2, HOUR, account="lab", hours=10)
+    settle_running(platform)
+    with platform.database.reading() as connection:
+        balance = accounts.get(connection, lab.id).balance_microcredits
+    for amount in (-balance, sign * MOST_MICROCREDITS):
+        transfers.adjust(platform, lab.id, amount, ADMIN, reason="as far as it goes")
+    engine = platform.engine
+    assert isinstance(engine, MemoryEngine)
+    if sign > 0:  # it proves to have ended before what was charged
+        facts = engine.containers[workload.id]
+        ended = utc_now() - timedelta(minutes=30)
+        lifecycle.begin_stop(platform, workload.id, "stopped", ADMIN)
+        lifecycle.note_end(platform, workload.id, replace(facts, finished_at=ended))
+    lifecycle.stop(platform, workload.id, "stopped", ADMIN)
+    lifecycle.finish_stop(platform, workload.id)
+    assert state(platform, workload) is State.ENDED
+    with platform.database.reading() as connection:
+        assert list(verify(connection)) == []
