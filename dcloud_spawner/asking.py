@@ -141,6 +141,7 @@ def _give(
     because = f"Asked for: {given.reason}"[:LONGEST_REASON]
     if given.what is What.CREDITS:
         assert given.account is not None and isinstance(given.value, int)
+        granting.refuse_closed(granting.find_account(connection, given.account))
         granting.write_grant(
             connection, given.account, given.value, actor, now, reason=because, ends_at=given.until
         )

@@ -303,6 +303,17 @@ def test_what_cannot_be_given_leaves_the_request_open(platform: Platform) -> Non
     asking.grant(platform, made.id, BOSS)
 
 
+def test_nothing_is_given_to_a_project_that_was_closed_meanwhile(platform: Platform) -> None:
+    lab = accounting.create_project(platform, "lab", ["alice"], BOSS)
+    made = asking.ask(platform, new(account=lab.id), ALICE)
+    accounting.change_account(platform, lab.id, BOSS, closed=True)
+    with pytest.raises(Conflict) as refused:
+        asking.grant(platform, made.id, BOSS)
+    assert refused.value.code == "account_closed"
+    assert kept(platform, made).state is AskState.OPEN
+    asking.decline(platform, made.id, "The project is over.", BOSS)
+
+
 def test_nobody_withdraws_for_another(platform: Platform) -> None:
     made = asking.ask(platform, new(), ALICE)
     with pytest.raises(NotFound):
