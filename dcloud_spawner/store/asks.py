@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, func, or_, select, update
 
 from dcloud_spawner.store.ledger_schema import asks
+from dcloud_spawner.store.usage import Scope
 
 Value = int | float | str | tuple[str, ...]
 """Micro-credits, the value of a limit (a number or names), or the name of a role."""
@@ -139,14 +140,20 @@ def count_open(connection: Connection) -> int:
 def page(
     connection: Connection,
     *,
+    scope: Scope | None = None,
     user: str | None = None,
     state: AskState | None = None,
     before: str | None = None,
     limit: int = 100,
 ) -> Sequence[Ask]:
-    """The newest first, of one user or of everybody, in one state or in any; ``before`` is the id
-    of the last one of the part before. An id that is not there gives nothing."""
+    """The newest first, of one user or of everybody, in one state or in any, as far as they are
+    in a ``scope``: of its user, or for one of its accounts; ``before`` is the id of the last one
+    of the part before. An id that is not there gives nothing."""
     query = select(asks).order_by(asks.c.asked_at.desc(), asks.c.id.desc()).limit(limit)
+    if scope is not None and not scope.everything:
+        query = query.where(
+            or_(asks.c.user == (scope.user or ""), asks.c.account.in_(scope.accounts))
+        )
     if user is not None:
         query = query.where(asks.c.user == user)
     if state is not None:

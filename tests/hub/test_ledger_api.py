@@ -622,6 +622,20 @@ def test_a_higher_limit_is_asked_for_and_counts_when_it_is_granted(
     good(admin.delete(f"/limits/{STRANGER}/memory_gib"))
 
 
+def test_owners_see_what_is_asked_for_on_their_project(
+    lab: Lab, clients: dict[str, httpx.Client]
+) -> None:
+    made = good(clients[OTHER].post("/requests", json=asking(account=lab.project)), 201)
+    path = f"/requests/{made['id']}"
+    assert good(clients[OWNER].get(path)) == made
+    assert made in all_of(clients[OWNER], "/requests", user=OTHER)
+    for name in (MEMBER, STRANGER, "service"):
+        refused(clients[name].get(path), 404)
+        assert made not in all_of(clients[name], "/requests")
+    refused(clients[OWNER].post(f"{path}/withdraw"), 403)
+    good(clients[OTHER].post(f"{path}/withdraw"))
+
+
 def test_requests_are_declined_with_words_or_withdrawn(
     lab: Lab, stranger: httpx.Client, admin: httpx.Client, clients: dict[str, httpx.Client]
 ) -> None:

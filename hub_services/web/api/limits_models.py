@@ -83,7 +83,7 @@ class RequestsPage(Page):
     state: Literal["", "open", "granted", "declined", "withdrawn"] = Field(
         "", description="Only those in this state."
     )
-    user: Filter = Field("", description="Only this user's; for administrators.")
+    user: Filter = Field("", description="Only this user's.")
 
 
 class NewRequestBody(Wire):

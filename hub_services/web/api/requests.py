@@ -11,7 +11,8 @@ from dcloud_spawner import asking
 from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound
 from dcloud_spawner.store import asks
 from dcloud_spawner.store.asks import Ask, AskState, NewAsk, What
-from hub_services.web.api.access import read
+from dcloud_spawner.store.usage import Scope
+from hub_services.web.api.access import read, scope_of
 from hub_services.web.api.limits_models import (
     DeclineRequestBody,
     GrantRequestBody,
@@ -26,21 +27,21 @@ _MISSING = NotFound("You have no request of that id.", hint="GET requests lists 
 
 
 async def list_requests(call: Call[RequestsPage, Nothing]) -> RequestsView:
-    """One's own requests for more, the newest first; administrators see everybody's."""
-    query, viewer = call.query, call.viewer
-    if not viewer.administrator and (not viewer.person or query.user not in ("", viewer.name)):
-        return RequestsView(items=(), next_cursor=None)  # as if nobody had asked for anything
-    user = query.user or (None if viewer.administrator else viewer.name)
+    """One's own requests for more and those for projects that one owns, the newest first;
+    administrators see everybody's."""
+    query = call.query
 
     def reading(connection: Connection) -> list[Ask]:
+        scope = scope_of(connection, call.viewer)
         last = asks.find(connection, query.cursor) if query.cursor else None
-        if query.cursor and (last is None or user not in (None, last.user)):
+        if query.cursor and (last is None or not _is_in(last, scope)):
             hint = "Take next_cursor of an answer."
             raise InvalidChoice("cursor: not one of this API.", hint=hint, field="cursor")
         return list(
             asks.page(
                 connection,
-                user=user,
+                scope=scope,
+                user=query.user or None,
                 state=AskState(query.state) if query.state else None,
                 before=query.cursor or None,
                 limit=query.limit + 1,
@@ -56,7 +57,7 @@ async def list_requests(call: Call[RequestsPage, Nothing]) -> RequestsView:
 
 
 async def get_request(call: Call[Nothing, Nothing]) -> RequestView:
-    """One request of one's own; administrators may see any."""
+    """One request of one's own, or for a project that one owns; administrators may see any."""
     return request_view(await _find(call))
 
 
@@ -106,16 +107,26 @@ async def withdraw_request(call: Call[Nothing, Nothing]) -> RequestView:
     """Take one's own request back while nobody has answered."""
     found = await _find(call)
     if not call.viewer.owns(found.user):
-        raise NotAllowed("Only who asked may withdraw it.", hint="Decline it instead.")
+        raise NotAllowed("Only who asked may withdraw it.")
     return request_view(await _act(call, asking.withdraw, found.id, call.actor))
 
 
 async def _find(call: Call[Any, Any]) -> Ask:
     """A request that the caller may see; NotFound for others'."""
-    found = await read(call, lambda connection: asks.find(connection, call.path["id"]))
-    if found is None or not call.viewer.may_see(found.user):
+
+    def reading(connection: Connection) -> Ask | None:
+        found = asks.find(connection, call.path["id"])
+        seen = found is not None and _is_in(found, scope_of(connection, call.viewer))
+        return found if seen else None
+
+    found = await read(call, reading)
+    if found is None:
         raise _MISSING
     return found
+
+
+def _is_in(ask: Ask, scope: Scope) -> bool:
+    return scope.everything or ask.user == scope.user or ask.account in scope.accounts
 
 
 async def _act(
