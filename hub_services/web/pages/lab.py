@@ -125,7 +125,10 @@ def lab_use(call: Call) -> LabUse:
         days=days,
         first=first,
         last=last,
-        users=_sorted(UseRow(each.user or "", each.use) for each in users),
+        users=_sorted(
+            UseRow(each.user or "", each.use, f"limits?{urlencode({'user': each.user or ''})}")
+            for each in users
+        ),
         projects=_sorted(projects),
         models=_sorted(UseRow(_model(each.gpu_model or ""), each.use) for each in models),
         by_day=_days(call, hours, dates),
