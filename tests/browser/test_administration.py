@@ -326,6 +326,19 @@ def test_a_request_is_withdrawn_and_one_is_declined_with_words(
     assert ask_of(stage, "user-three").answer == "Not this year."
 
 
+def test_owners_read_what_is_asked_for_their_project(stage: WebStage, open_page: Open) -> None:
+    made = project(stage, "asked")
+    ask(stage, "user-m", What.CREDITS, 40 * MICRO, account=made.id)
+    page = open_page("user-o", "requests")
+    shown = page.get_by_role("region", name="Requests, table").get_by_role(
+        "row", name="40.00 credits for Asked group"
+    )
+    expect(shown).to_contain_text("asked by user-m")
+    expect(shown.get_by_role("button")).to_have_count(0)
+    page = open_page("user-z", "requests")
+    assert "Asked group" not in page.content()
+
+
 def test_what_is_refused_is_said_in_the_form(stage: WebStage, open_page: Open) -> None:
     page = open_page("user-four", "requests?what=limit&limit=gpus&value=2")
     expect(form_of(page).get_by_label("Up to")).to_have_value("2")

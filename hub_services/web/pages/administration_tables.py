@@ -9,6 +9,7 @@ from dcloud_spawner.store import accounts, asks
 from dcloud_spawner.store import limits as limit_rows
 from dcloud_spawner.store import rates as rate_rows
 from dcloud_spawner.store.usage import Use
+from hub_services.web.api.access import scope_of
 from hub_services.web.pages.exporting import Cell, Column, Export, Row, Type, credits
 from hub_services.web.pages.figures import HOUR_MICROSECONDS, KWH_MILLIJOULES
 from hub_services.web.pages.lab import UseRow, lab_use
@@ -167,7 +168,8 @@ def all_overrides(call: Call) -> Export:
 
 
 def all_requests(call: Call) -> Export:
-    """Requests for more, the newest first: one's own, or for administrators everybody's."""
+    """Requests for more, the newest first: one's own and those for projects that one owns, or for
+    administrators everybody's."""
     columns = (
         *(Column(name) for name in ("request", "user", "what", "account", "limit", "value")),
         *(Column(name, Type.TIME) for name in ("until", "asked_at")),
@@ -176,15 +178,13 @@ def all_requests(call: Call) -> Export:
         *(Column(name) for name in ("answer", "answered_by")),
         Column("answered_at", Type.TIME),
     )
-    user = None if call.viewer.administrator else call.viewer.name
-    if user is not None and not call.viewer.person:
-        raise NotAllowed("A service has no requests.")
 
     def parts() -> Iterator[Sequence[Row]]:
         before: str | None = None
         while True:
             with call.platform.database.reading() as connection:
-                found = asks.page(connection, user=user, before=before, limit=PART)
+                scope = scope_of(connection, call.viewer)
+                found = asks.page(connection, scope=scope, before=before, limit=PART)
                 wanted = {each.account for each in found if each.account}
                 names = accounts.names_of(connection, wanted)
             if not found:

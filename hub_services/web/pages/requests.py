@@ -15,6 +15,7 @@ from dcloud_spawner.store import accounts, asks
 from dcloud_spawner.store import limits as limit_rows
 from dcloud_spawner.store.accounts import Account
 from dcloud_spawner.store.asks import Ask, AskState, What
+from hub_services.web.api.access import scope_of
 from hub_services.web.api.wire_types import credits_text
 from hub_services.web.pages.figures import balance_figure
 from hub_services.web.pages.limit_words import (
@@ -108,11 +109,9 @@ def requests_page(call: Call) -> RequestsPage:
     before = call.text("before") or None
     with call.platform.database.reading() as connection:
         waiting = asks.open_asks(connection) if everybody else ()
-        user = None if everybody else viewer.name
-        readable = everybody or viewer.person
-        found = (
-            asks.page(connection, user=user, before=before, limit=HISTORY + 1) if readable else ()
-        )
+        # One's own, and what was asked for projects that one owns.
+        scope = scope_of(connection, viewer)
+        found = asks.page(connection, scope=scope, before=before, limit=HISTORY + 1)
         own = accounts.of_user(connection, viewer.name) if viewer.person else []
         wanted = {each.account for each in (*waiting, *found) if each.account}
         known = accounts.get_all(connection, wanted)
