@@ -17,7 +17,7 @@ from dcloud_spawner.scheduler.reasons import CORES, GPUS, MEMORY, Unit, own_limi
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import homes
 from dcloud_spawner.store import limits as rows
-from dcloud_spawner.store.limits import HeldBy
+from dcloud_spawner.store.limits import HeldBy, Part
 from dcloud_spawner.store.workloads import NewWorkload, Workload
 
 ASK = "or ask for more: Usage → Ask for more."
@@ -67,7 +67,7 @@ _COUNTED = (
 )
 
 
-def amount(row: Asked | HeldBy, limit: str) -> float:
+def amount(row: Asked | HeldBy | Part, limit: str) -> float:
     """What a request or a server has of what a limit counts."""
     if limit == "gpus":
         return row.gpus
@@ -107,7 +107,7 @@ def _model(limits: RoleLimits, asked: Asked, models: Collection[str]) -> Against
     return Against("gpu_models", "gpu_model", words, f"Choose one of {names}")
 
 
-def beside(limits: RoleLimits, asked: Asked, held: Sequence[HeldBy]) -> Against | None:
+def beside(limits: RoleLimits, asked: Asked, held: Sequence[HeldBy | Part]) -> Against | None:
     """What is against a request beside what its user holds."""
     for name, field, unit in _COUNTED:
         most, wanted = getattr(limits, name), amount(asked, name)

@@ -13,9 +13,13 @@ from dcloud_spawner.scheduler.verdicts import Block
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import limits as rows
 from dcloud_spawner.store import people
-from dcloud_spawner.store.limits import HeldBy, Override
+from dcloud_spawner.store.limits import HeldBy, Override, Part
+from dcloud_spawner.store.people import Person
 from dcloud_spawner.store.queue import Waiting
 from dcloud_spawner.store.schema import State
+
+SEVERAL = 50
+"""Of more people it is quicker to read everybody."""
 
 
 class LimitGate:
@@ -25,7 +29,8 @@ class LimitGate:
         self._connection, self._at, self._settings = connection, at, settings
         self._standings: dict[str, Standing] = {}
         self._overrides: dict[str, list[Override]] | None = None
-        self._held: dict[str, list[HeldBy]] | None = None
+        self._people: dict[str, Person] | None = None
+        self._parts: dict[str, list[Part]] | None = None
         self._let_in: dict[str, list[HeldBy]] = defaultdict(list)
         self._models: frozenset[str] | None = None
 
@@ -34,11 +39,12 @@ class LimitGate:
         found = self._standing(row.user)
         if found.free:
             return None
-        limits, held = found.limits, self._held_by(row.user)
+        limits, held = found.limits, [*self._held_by(row.user), *self._let_in.get(row.user, ())]
         models = self._known_models() if limits.gpu_models is not None else frozenset()
         against = never(limits, row, models) or beside(limits, row, held)
         if against is None and (limits.gpu_hours_week, limits.gpu_hours_month) != (None, None):
-            against = gpu_hours(self._connection, found, row, held, self._at, running=True)
+            timed = [*rows.held(self._connection, row.user), *self._let_in.get(row.user, ())]
+            against = gpu_hours(self._connection, found, row, timed, self._at, running=True)
         if against is None:
             return None
         return Block(against.code, f"{against.words} {against.do}. Ask for more.")
@@ -67,17 +73,24 @@ class LimitGate:
                 self._overrides = defaultdict(list)
                 for row in rows.active_overrides(self._connection, self._at):
                     self._overrides[row.user].append(row)
-            person = people.find(self._connection, user)
             mine = self._overrides.get(user, [])
-            found = self._standings[user] = standing_of(self._settings, user, person, mine)
+            found = standing_of(self._settings, user, self._person(user), mine)
+            self._standings[user] = found
         return found
 
-    def _held_by(self, user: str) -> list[HeldBy]:
-        if self._held is None:
-            self._held = defaultdict(list)
-            for row in rows.held(self._connection):
-                self._held[row.user].append(row)
-        return [*self._held.get(user, ()), *self._let_in.get(user, ())]
+    def _person(self, user: str) -> Person | None:
+        if self._people is None and len(self._standings) < SEVERAL:
+            return people.find(self._connection, user)
+        if self._people is None:
+            self._people = {row.user: row for row in people.everybody(self._connection)}
+        return self._people.get(user)
+
+    def _held_by(self, user: str) -> list[Part]:
+        if self._parts is None:
+            self._parts = defaultdict(list)
+            for row in rows.parts(self._connection):
+                self._parts[row.user].append(row)
+        return self._parts.get(user, [])
 
     def _known_models(self) -> frozenset[str]:
         if self._models is None:

@@ -6,7 +6,8 @@ blocked, with a code and a reason, and passed over: nothing is kept free for it 
 behind it. Each pass asks again about everybody who is blocked.
 
 Every gate refuses the more the more it has let in; so what it refuses now it would refuse later
-in the same pass, too.
+in the same pass, too. And it refuses whoever asks for more when it refuses whoever asks for less,
+of the same user, account, GPU model and tier: so one question is enough to leave many blocked.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from sqlalchemy import Connection
 from dcloud_spawner.scheduler.snapshot import Request
 from dcloud_spawner.store import queue
 from dcloud_spawner.store.queue import Waiting
+
+RENEWED = 500
+"""Requests that are blocked, the oldest first, whose reason a pass renews: another server of their
+user may be in the way meanwhile. Others are told again when something of theirs may start."""
+
+MANY = 1000
+"""Users; rows of more are read by reading those of all."""
 
 LONGEST_CODE = 32
 """Characters of a code."""
@@ -90,10 +98,16 @@ def gates_of(makers: Sequence[GateMaker], connection: Connection, now: datetime)
 
 
 def look_again(connection: Connection, gates: Sequence[Gate]) -> None:
-    """Let those wait again in whose way nothing is any more, and renew what the others are told."""
+    """Let those wait again in whose way nothing is any more, and renew what the first of the
+    others are told."""
     verdicts = Verdicts(gates)
+    least = queue.least_of_blocked(connection)
+    users = {row.user for row in least if verdicts.block(row) is None}
+    some = queue.blocked(connection, first=RENEWED) if least else []
+    if users:
+        some += queue.blocked(connection, users=users if len(users) < MANY else None)
     changed = []
-    for row, code, reason in queue.blocked(connection):
+    for row, code, reason in {found.row.id: found for found in some}.values():
         found = verdicts.block(row) or Block("", "")
         if (found.code, found.reason) != (code, reason):
             changed.append((row.id, found.code, found.reason))

@@ -58,7 +58,11 @@ def noting_acts(platform: Platform) -> Callable[[RequestHandler], None]:
         log_request(handler)
         if isinstance(handler, APIHandler) and _is_act(handler):
             actor = actor_of(handler) or Actor("visitor")
-            changed = memberships(handler, _path(handler))
+            try:
+                changed = memberships(handler, _path(handler))
+            except Exception:
+                log.exception("Nobody knows whose groups were changed: they tell with a request.")
+                changed = Memberships()
             task = asyncio.ensure_future(write(changed, actor, *_act(handler)))
             _running.add(task)
             task.add_done_callback(_done)

@@ -47,6 +47,16 @@ class HeldBy(NamedTuple):
     id: str
 
 
+class Part(NamedTuple):
+    """What one server of a user holds now, as a pass reads it of everybody."""
+
+    user: str
+    server_name: str
+    gpus: int
+    memory_bytes: int
+    cpu_millicores: int
+
+
 class HourUsed(NamedTuple):
     """GPU time of one user that began in one hour."""
 
@@ -130,6 +140,14 @@ def held(connection: Connection, user: str | None = None) -> list[HeldBy]:
         .order_by(workloads.c.user, workloads.c.server_name)
     )
     return [HeldBy._make(row) for row in connection.execute(query)]
+
+
+def parts(connection: Connection) -> list[Part]:
+    """What everybody holds."""
+    query = select(*(workloads.c[name] for name in Part._fields)).where(
+        workloads.c.state.in_([state.value for state in HOLDING])
+    )
+    return [Part._make(row) for row in connection.execute(query)]
 
 
 def count_queued(connection: Connection, user: str) -> int:

@@ -234,12 +234,52 @@ def of_users(connection: Connection, users: Collection[str]) -> list[Waiting]:
     return _waiting(connection, select(*_COLUMNS).where(_queued, _unblocked, mine))
 
 
-def blocked(connection: Connection) -> list[Blocked]:
-    """Everybody against whose start something is, in the order of submission."""
+def least_of_blocked(connection: Connection) -> list[Waiting]:
+    """Of each user who is blocked, by account, GPU model and tier: nobody's request, which asks
+    for the least of everything that any of theirs asks for."""
+    by = (_rows.user, _rows.account, _rows.gpu_model, _rows.tier)
+    asked = (_rows.gpus, _rows.memory_bytes, _rows.cpu_millicores, _rows.limit_seconds)
+    query = (
+        select(*by, *(func.min(column) for column in asked))
+        .where(_queued, _rows.blocked != "")
+        .group_by(*by)
+    )
+    return [
+        Waiting(
+            id="",
+            sequence=0,
+            user=user,
+            gpus=gpus,
+            gpu_model=model,
+            memory_bytes=memory,
+            cpu_millicores=millicores,
+            limit_seconds=seconds,
+            due_at=0.0,
+            slack_seconds=0,
+            fair_seconds=0,
+            tier=tier,
+            moved_at=None,
+            held=False,
+            reservation=None,
+            account=account,
+        )
+        for user, account, model, tier, gpus, memory, millicores, seconds in connection.execute(
+            query
+        ).all()
+    ]
+
+
+def blocked(
+    connection: Connection, *, users: Collection[str] | None = None, first: int | None = None
+) -> list[Blocked]:
+    """Everybody, everybody of some users, or the first ones against whose start something is, in
+    the order of submission."""
+    mine = () if users is None else (_rows.user.in_(users),)
     query = (
         select(*_COLUMNS, _rows.blocked, _rows.blocked_reason)
-        .where(_queued, _rows.blocked != "")
+        .where(_queued, _rows.blocked != "", *mine)
         .order_by(_rows.sequence)
+        .limit(first)
     )
     return [
         Blocked(_from_row(row), row.blocked, row.blocked_reason)
