@@ -104,7 +104,8 @@ class World:
         self.engine.nodes = (machine({}),)
         with self.platform.database.transaction() as connection:
             if self.platform.database.is_sqlite:
-                for table in reversed(metadata.sorted_tables):
+                # First what others are kept beside by the database itself.
+                for table in (tables.usage_hours, *reversed(metadata.sorted_tables)):
                     connection.execute(delete(table))
             else:
                 names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)

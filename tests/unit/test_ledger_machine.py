@@ -45,7 +45,7 @@ from tests.platforms import launch, submit
 OPERATIONS = 10_000
 OF_EACH_AT_LEAST = 10
 STEPS = 200
-HISTORIES = 62
+HISTORIES = 60
 OPEN = (State.QUEUED, State.ADMITTED, State.STARTING, State.RUNNING, State.STOPPING)
 MOST_OPEN = 4
 
