@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from tornado.httpclient import AsyncHTTPClient
 
-from dcloud_spawner import lifecycle, limits, user_homes
+from dcloud_spawner import deleted_users, lifecycle, user_homes
 from dcloud_spawner.engines.base import ContainerFacts, ContainerSpec, Phase
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable, LaunchFailed, UserError
 from dcloud_spawner.forecasting import Forecaster, ForecastWatch
@@ -435,15 +435,11 @@ class PlatformSpawner(SpawnerRow):
         return f"{address}{self.server.base_url}" if address else await super().get_url()
 
     async def delete_forever(self) -> None:
-        """The user is deleted: keep the home, closed to a new user of the same name, and let no
-        limit that was set for them be that one's."""
+        """The user is deleted: keep what they leave, closed to a new user of the same name."""
         if self.name != "":
             return
 
         def keep() -> None:
-            actor = current_actor(None, "hub")
-            with self.platform.database.transaction() as connection:
-                user_homes.orphan_home(connection, self.user.name, actor)
-                limits.forget(connection, self.user.name, actor=actor, at=utc_now())
+            deleted_users.let_go(self.platform, self.user.name, current_actor(None, "hub"))
 
         await self.platform.in_database_thread(keep)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.budget_funds import is_used_up
@@ -30,23 +32,32 @@ ENDING = (State.ADMITTED, State.STARTING, State.RUNNING)
 """A launch that takes longer than the limit ends too: the plan counts on its place."""
 
 
+STOPS_AT_ONCE = 8
+"""Servers that share an end, of a budget, each have a grace of their own: one after the other the
+last of them would run, and be charged, for minutes beyond it."""
+
+
 def end_overdue(platform: Platform) -> Sequence[Workload]:
     """Stop everything past its end; returns what has ended. Blocks."""
     now = utc_now()
     with platform.database.reading() as connection:
         held = workloads.in_states(connection, ENDING)
-    ended = []
-    for workload in held:
-        end = ends_at(workload, now)
-        if end is None or end > now:
-            continue
-        try:
-            if _end(platform, workload):
-                ended.append(workload)
-        except EngineError as error:
-            # It is STOPPING now: the reconciler goes on.
-            log.error("Cannot stop %s yet: %s", workload.server, error)
-    return ended
+    over = [found for found in held if (end := ends_at(found, now)) is not None and end <= now]
+    # A notice may be withdrawn because another server has ended: those go one by one.
+    own = [found for found in over if found.notice_at is None or found.notice_at > now]
+    with ThreadPoolExecutor(STOPS_AT_ONCE, "stop") as threads:
+        ended = list(threads.map(partial(_try_to_end, platform), own))
+    ended += [_try_to_end(platform, found) for found in over if found not in own]
+    return [found for found in ended if found is not None]
+
+
+def _try_to_end(platform: Platform, workload: Workload) -> Workload | None:
+    try:
+        return workload if _end(platform, workload) else None
+    except EngineError as error:
+        # It is STOPPING now: the reconciler goes on.
+        log.error("Cannot stop %s yet: %s", workload.server, error)
+        return None
 
 
 def _end(platform: Platform, workload: Workload) -> bool:

@@ -3,6 +3,7 @@ deleted, credits that expire between two ticks, charges that are given back twic
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from dcloud_spawner import accounting, granting, lifecycle, transfers
+from dcloud_spawner import accounting, asking, deleted_users, granting, lifecycle, transfers
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts
+from dcloud_spawner.store import accounts, asks, grants
 from dcloud_spawner.store.accounts import Account, Budget
+from dcloud_spawner.store.asks import NewAsk, What
 from dcloud_spawner.store.entries import MOST_MICROCREDITS
 from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.grants import Every
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.controller.budgets import BudgetKeeper
@@ -86,6 +89,18 @@ def test_a_closed_project_starts_nobody_who_waited_for_it(
     assert state(platform, waits) is State.ADMITTED
 
 
+def test_servers_that_share_an_end_are_stopped_at_the_same_time(platform: Platform) -> None:
+    project(platform, Budget.HARD, 3)
+    for number in range(3):
+        ran(platform, "ann", 1, HOUR, account="lab", hours=10, server=f"s{number}")
+    BudgetKeeper(platform).turn()
+    engine = platform.engine
+    assert isinstance(engine, MemoryEngine)
+    together = threading.Barrier(3, timeout=20)
+    engine.before["stop"] = lambda *arguments: together.wait()  # none ends before all are asked to
+    assert len(end_overdue(platform)) == 3
+
+
 # ---------------------------------------------------------------------------- bounds
 
 
@@ -111,4 +126,47 @@ def test_a_balance_at_its_bound_keeps_no_gpu_from_its_release(
     lifecycle.finish_stop(platform, workload.id)
     assert state(platform, workload) is State.ENDED
     with platform.database.reading() as connection:
+        assert list(verify(connection)) == []
+
+
+# ---------------------------------------------------------------------------- deleted users
+
+
+def test_whoever_takes_the_name_of_a_deleted_user_gets_nothing_of_theirs(
+    platform: Platform,
+) -> None:
+    lab = project(platform, Budget.HARD, 100)
+    with platform.database.transaction() as connection:
+        old = accounting.ensure_personal(connection, platform.settings, "ann", utc_now())
+    granting.grant(platform, old.id, 5 * MICRO, ADMIN, reason="each week", every=Every.WEEK)
+    asking.ask(platform, NewAsk(What.CREDITS, MICRO, "for the thesis", utc_now() + HOUR), Actor("ann"))
+    workload = run(platform, "ann", 1)
+    lifecycle.stop(platform, workload.id, "stopped", ADMIN)
+    deleted_users.let_go(platform, "ann", ADMIN)
+    deleted_users.let_go(platform, "ann", ADMIN)  # a hub that is asked twice does it twice
+    with platform.database.transaction() as connection:
+        assert accounts.of_user(connection, "ann") == []
+        assert accounts.role_in(connection, accounts.get(connection, lab.id), "ann") is None
+        assert asks.open_asks(connection) == []
+        kept = accounts.get(connection, old.id)
+        assert accounts.role_in(connection, kept, "ann") is None
+        assert kept.closed_at is not None and kept.balance_microcredits > 0
+        assert not any(grant.next_at for grant in grants.of_account(connection, old.id))
+        new = accounting.ensure_personal(connection, platform.settings, "ann", utc_now())
+        assert new.id != old.id and new.balance_microcredits == 0
+    with platform.database.reading() as connection:
+        assert list(verify(connection)) == []
+
+
+def test_what_a_deleted_user_still_runs_is_charged_to_the_account_they_had(
+    platform: Platform,
+) -> None:
+    workload = ran(platform, "ann", 2, HOUR, hours=10)
+    with platform.database.reading() as connection:
+        old = accounts.personal(connection, "ann")
+    assert old is not None
+    deleted_users.let_go(platform, "ann", ADMIN)
+    lifecycle.stop(platform, workload.id, "deleted", ADMIN)
+    with platform.database.reading() as connection:
+        assert accounts.get(connection, old.id).balance_microcredits <= -2 * MICRO
         assert list(verify(connection)) == []

@@ -1,0 +1,62 @@
+"""A user is deleted: nothing that was theirs may be that of whoever takes the name next.
+
+What they used and paid stays on the ledger, on an account that is nobody's any more.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from dcloud_spawner import limits, user_homes
+from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.store import accounts, asks, events, grants
+from dcloud_spawner.store.asks import AskState
+from dcloud_spawner.store.events import Actor
+
+LONGEST_NAME = 200
+"""Characters of a name beside which there is room to say that it is a former one."""
+
+
+def let_go(platform: Platform, user: str, actor: Actor) -> None:
+    """Keep the home and the account of somebody whom the hub deletes, both closed; nothing that
+    was given to them, set for them or asked for by them is the next one's of that name. Blocks."""
+    with platform.database.transaction() as connection:
+        now = utc_now()
+        user_homes.orphan_home(connection, user, actor)
+        limits.forget(connection, user, actor=actor, at=now)
+        _leave_projects(connection, user, actor, now)
+        _withdraw_asks(connection, user, actor, now)
+        _close_account(connection, user, actor, now)
+
+
+def _leave_projects(connection: Connection, user: str, actor: Actor, now: datetime) -> None:
+    """The last owner, too: administrators find another one."""
+    for account, _ in accounts.of_user(connection, user):
+        if account.kind == accounts.PROJECT:
+            accounts.set_member(connection, account.id, user, None, now)
+            detail: dict[str, object] = {"user": user, "role": None}
+            events.note(connection, actor, "account.member", account.id, at=now, detail=detail)
+
+
+def _withdraw_asks(connection: Connection, user: str, actor: Actor, now: datetime) -> None:
+    for ask in asks.open_asks(connection, user=user):
+        words = "The user was deleted."
+        asks.answer(connection, ask.id, AskState.WITHDRAWN, by=actor.name, words=words, at=now)
+        events.note(connection, actor, "ask.withdraw", ask.id, at=now, detail={"user": user})
+
+
+def _close_account(connection: Connection, user: str, actor: Actor, now: datetime) -> None:
+    """Closed, by a name that nobody has, and nothing more is given to it."""
+    found = accounts.personal(connection, user)
+    if found is None:
+        return
+    for grant in grants.of_account(connection, found.id):
+        if grant.next_at is not None:
+            grants.set_values(connection, grant.id, next_at=None, cancelled_at=now)
+            events.note(connection, actor, "grant.cancel", grant.id, at=now)
+    name = f"{user[:LONGEST_NAME]} (deleted, {found.id[:8]})"
+    accounts.change(connection, found.id, name=name, closed_at=now)
+    detail: dict[str, object] = {"user": user, "name": name, "closed_at": now.isoformat()}
+    events.note(connection, actor, "account.change", found.id, at=now, detail=detail)
