@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from fractions import Fraction
+from hashlib import sha256
 from itertools import pairwise
 
 from sqlalchemy import Connection
@@ -21,6 +22,9 @@ from dcloud_spawner.store.homes import Home
 
 EVERY = timedelta(days=1)
 """One entry a day for each home."""
+
+LONGEST_NAME = 80
+"""Characters of a volume in the key of an entry."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -51,6 +55,7 @@ def _charge(connection: Connection, platform: Platform, home: Home, now: datetim
     storage_meters.set_watermark(connection, home.volume, now)
     if not home.size_bytes or home.user_deleted_at is not None:
         return
+    mark = max(mark, home.created_at)  # an earlier home of this name was purged
     amount = int(storage_cost(rates.read_book(connection), home.size_bytes, mark, now))
     if not amount:
         return
@@ -59,13 +64,18 @@ def _charge(connection: Connection, platform: Platform, home: Home, now: datetim
         payer.id,
         Kind.CHARGE,
         -amount,
-        f"storage:{home.volume[:60]}:{mark.isoformat()}",
+        f"storage:{_short(home.volume)}:{mark.isoformat()}",
         "meter",
         f"Home of {home.size_bytes / GIB:.1f} GiB",
         from_at=mark,
         until_at=now,
     )
     entries.post(connection, entry, now)
+
+
+def _short(volume: str) -> str:
+    """The name, or for a long one a name of its own: many begin alike."""
+    return volume if len(volume) <= LONGEST_NAME else sha256(volume.encode()).hexdigest()
 
 
 def storage_cost(

@@ -1,0 +1,131 @@
+"""What homes cost: once a day, by their measured size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dcloud_spawner import accounting, user_homes
+from dcloud_spawner.ledger.rates import Resource
+from dcloud_spawner.ledger_verify import verify
+from dcloud_spawner.storage_charges import charge_storage
+from dcloud_spawner.store import accounts, entries, homes
+from dcloud_spawner.store.entries import Entry
+from hub_services.controller.homes import measure_homes
+from tests.ledger_world import BOSS, GIB, World, world
+from tests.platforms import home
+
+pytestmark = pytest.mark.database
+
+DAY = 86400
+A_DAY = 30_000
+"""Micro-credits for one GiB: the rate is for a month of 30 days."""
+
+
+@pytest.fixture
+def lab(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with world(database_url, tmp_path, monkeypatch) as made:
+        made.begin()
+        accounting.change_rate(made.platform, Resource.STORAGE_GIB_MONTH, 30 * A_DAY, BOSS)
+        yield made
+        with made.platform.database.reading() as connection:
+            assert list(verify(connection)) == []
+
+
+def size(lab: World, monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
+    """All homes are so large, and were measured just now."""
+    found = dict.fromkeys(lab.engine.volumes, int(gib * GIB))
+    monkeypatch.setattr(lab.engine, "homes", lambda: found)
+    measure_homes(lab.platform)
+
+
+def days(lab: World, count: float) -> None:
+    """Time goes by; the meter ticks a few times a day."""
+    for _ in range(round(count * 4)):
+        lab.clock.goes(DAY / 4)
+        charge_storage(lab.platform)
+
+
+def charges(lab: World, user: str) -> list[Entry]:
+    with lab.platform.database.reading() as connection:
+        account = accounts.personal(connection, user)
+        found = entries.page(connection, account.id) if account else []
+    return [entry for entry in reversed(found) if entry.key.startswith("storage:")]
+
+
+def test_a_home_is_charged_once_a_day_from_when_it_was_first_seen(
+    lab: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 2.5)
+    charge_storage(lab.platform)
+    days(lab, 3)
+    rows = charges(lab, "ann")
+    assert [row.microcredits for row in rows] == [-A_DAY * 5 // 2] * 3
+    assert [row.from_at for row in rows[1:]] == [row.until_at for row in rows[:-1]]
+
+
+def test_a_clock_that_is_set_back_charges_no_day_twice(
+    lab: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 1)
+    charge_storage(lab.platform)
+    days(lab, 2)
+    lab.clock.goes(-2 * DAY)
+    days(lab, 2)
+    assert len(charges(lab, "ann")) == 2
+
+
+def test_a_rate_that_changes_counts_from_then_on(
+    lab: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 1)
+    charge_storage(lab.platform)
+    lab.clock.goes(DAY / 2)
+    accounting.change_rate(lab.platform, Resource.STORAGE_GIB_MONTH, 60 * A_DAY, BOSS)
+    days(lab, 0.5)
+    assert [row.microcredits for row in charges(lab, "ann")] == [-A_DAY * 3 // 2]
+
+
+def test_a_home_of_unknown_size_or_of_a_deleted_user_costs_nothing(
+    lab: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home(lab.platform, "ann")
+    charge_storage(lab.platform)
+    days(lab, 2)
+    size(lab, monkeypatch, 1)
+    with lab.platform.database.transaction() as connection:
+        user_homes.orphan_home(connection, "ann", BOSS)
+    days(lab, 2)
+    assert charges(lab, "ann") == []
+
+
+def test_a_home_made_anew_is_not_charged_for_the_time_without_one(
+    lab: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 1)
+    charge_storage(lab.platform)
+    user_homes.purge_home(lab.platform, "ann", BOSS)
+    lab.clock.goes(60 * DAY)
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 1)
+    days(lab, 1.5)
+    assert sum(-row.microcredits for row in charges(lab, "ann")) <= 2 * A_DAY
+
+
+def test_homes_whose_long_names_begin_alike_are_all_charged(
+    lab: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lab.platform.database.transaction() as connection:
+        for user in ("ann", "bob"):
+            homes.insert(connection, "x" * 100 + user, user, lab.clock.at)
+            lab.engine.volumes.add("x" * 100 + user)
+    size(lab, monkeypatch, 1)
+    charge_storage(lab.platform)
+    days(lab, 1)
+    assert [len(charges(lab, user)) for user in ("ann", "bob")] == [1, 1]
