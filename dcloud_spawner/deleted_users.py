@@ -5,6 +5,7 @@ What they used and paid stays on the ledger, on an account that is nobody's any 
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -45,6 +46,8 @@ def _withdraw_asks(connection: Connection, user: str, actor: Actor, now: datetim
         words = "The user was deleted."
         asks.answer(connection, ask.id, AskState.WITHDRAWN, by=actor.name, words=words, at=now)
         events.note(connection, actor, "ask.withdraw", ask.id, at=now, detail={"user": user})
+    # What was answered, too, is not for the eyes of the next one.
+    asks.rename(connection, user, f"{user[:LONGEST_NAME]} (deleted, {uuid.uuid4().hex[:8]})")
 
 
 def _close_account(connection: Connection, user: str, actor: Actor, now: datetime) -> None:

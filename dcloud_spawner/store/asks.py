@@ -117,6 +117,11 @@ def answer(
     return _known(connection, identifier) if changed.rowcount == 1 else None
 
 
+def rename(connection: Connection, user: str, to: str) -> None:
+    """What somebody asked for was asked by another name."""
+    connection.execute(update(asks).where(asks.c.user == user).values(user=to))
+
+
 def find(connection: Connection, identifier: str) -> Ask | None:
     """One request, if there is such."""
     row = connection.execute(select(asks).where(asks.c.id == identifier)).one_or_none()

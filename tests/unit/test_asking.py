@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dcloud_spawner import accounting, asking, limits
+from dcloud_spawner import accounting, asking, deleted_users, limits
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound, UserError
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.roles import DEFAULT_ROLES
@@ -312,6 +312,21 @@ def test_nothing_is_given_to_a_project_that_was_closed_meanwhile(platform: Platf
     assert refused.value.code == "account_closed"
     assert kept(platform, made).state is AskState.OPEN
     asking.decline(platform, made.id, "The project is over.", BOSS)
+
+
+def test_whoever_takes_a_deleted_users_name_reads_nothing_of_what_they_asked(
+    platform: Platform,
+) -> None:
+    answered = asking.ask(platform, new(), ALICE)
+    asking.decline(platform, answered.id, "Not this year.", BOSS)
+    still_open = asking.ask(platform, new(), ALICE)
+    deleted_users.let_go(platform, "alice", BOSS)
+    with platform.database.reading() as connection:
+        assert asks.page(connection, user="alice") == []
+        assert {found.id for found in asks.page(connection)} == {answered.id, still_open.id}
+        assert all(found.user.startswith("alice (deleted") for found in asks.page(connection))
+    assert kept(platform, still_open).state is AskState.WITHDRAWN
+    asking.ask(platform, new(), ALICE)
 
 
 def test_nobody_withdraws_for_another(platform: Platform) -> None:
