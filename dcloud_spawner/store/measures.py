@@ -277,7 +277,7 @@ def series(
             measures.c.workload == workload,
             measures.c.seconds == kept,
             measures.c.at >= _floor(since, kept),
-            measures.c.at < until,
+            measures.c.at < until + timedelta(microseconds=999_999),  # times here are whole seconds
         )
         .order_by(measures.c.at)
     )

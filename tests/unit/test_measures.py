@@ -231,6 +231,21 @@ def test_a_graph_takes_the_finest_pieces_that_are_kept_and_not_too_many(
     assert resolution(0, 1) == 3600
 
 
+def test_a_graph_has_the_piece_that_has_just_begun(platform: Platform) -> None:
+    workload = began(platform, start(platform))
+    record(platform.database, use(workload, 10.2))
+    since = BEGAN + timedelta(seconds=10)
+
+    def pieces_until(seconds: float) -> list[datetime]:
+        until = since + timedelta(seconds=seconds)
+        with platform.database.reading() as connection:
+            found = measures.series(connection, workload.id, since, until)
+        return [each.at for each in found]
+
+    assert pieces_until(0.3) == [since]
+    assert pieces_until(0) == []
+
+
 def test_what_is_old_goes_by_its_length_and_the_whole_session_stays(platform: Platform) -> None:
     workload = began(platform, start(platform))
     for seconds in (10, 4000, 90_000):
