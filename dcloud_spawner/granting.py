@@ -145,23 +145,24 @@ def cancel_grant(platform: Platform, identifier: str, actor: Actor) -> Grant:
         return grants.get(connection, identifier)
 
 
-def give_due_grants(platform: Platform) -> int:
+def give_due_grants(platform: Platform, *, expire: bool = True) -> int:
     """Give every part of a grant that is due, and take back what has expired; returns how many
-    entries that were. Safe to repeat and to run twice at once."""
+    entries that were. Safe to repeat and to run twice at once. Not to ``expire`` leaves that to
+    the meter, which charges first what was used in time."""
     now = utc_now()
     with platform.database.reading() as connection:
-        due = grants.due(connection, now) or entries.expired_lots(connection, now)
+        due = grants.due(connection, now) or (expire and entries.expired_lots(connection, now))
     if not due:
         return 0
     with platform.database.transaction() as connection:
         # In the order of their times: what expires at a moment is gone before the next comes in.
-        given = expire_lots(connection, now)
+        given = expire_lots(connection, now) if expire else 0
         for found in grants.due(connection, now):
             try:
                 given += give_due(connection, found, now)
             except InvalidChoice as error:  # its account has all that one may have
                 _end(connection, found, error.message, now)
-        return given + expire_lots(connection, now)
+        return given + (expire_lots(connection, now) if expire else 0)
 
 
 def _end(connection: Connection, found: Grant, why: str, now: datetime) -> None:
@@ -173,9 +174,9 @@ def _end(connection: Connection, found: Grant, why: str, now: datetime) -> None:
     )
 
 
-def expire_lots(connection: Connection, now: datetime) -> int:
-    """Take what is left of lots whose time is over."""
-    found = entries.expired_lots(connection, now)
+def expire_lots(connection: Connection, now: datetime, *, by: datetime | None = None) -> int:
+    """Take what is left of lots whose time is over, or was over ``by`` an earlier time."""
+    found = entries.expired_lots(connection, now if by is None else by)
     for lot in found:
         entry = NewEntry(
             lot.account,

@@ -39,7 +39,8 @@ class BudgetKeeper:
 
     def turn(self) -> None:
         """Write what has changed. Blocks."""
-        give_due_grants(self._platform)  # what is due must not come a tick after the end
+        # What is due must not come a tick after the end; what expires is in the runway already.
+        give_due_grants(self._platform, expire=False)
         now = utc_now()
         database = self._platform.database
         with database.reading() as connection:

@@ -6,26 +6,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from dcloud_spawner import accounting, asking, deleted_users, granting, lifecycle, transfers
+from dcloud_spawner.errors import EngineUnreachable
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts, asks, grants
+from dcloud_spawner.store import accounts, asks, entries, grants
 from dcloud_spawner.store.accounts import Account, Budget
 from dcloud_spawner.store.asks import NewAsk, What
-from dcloud_spawner.store.entries import MOST_MICROCREDITS
+from dcloud_spawner.store.entries import MOST_MICROCREDITS, Kind, NewEntry, Part
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.grants import Every
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.controller.budgets import BudgetKeeper
 from hub_services.controller.limits import end_overdue
-from hub_services.controller.meter import settle_running
+from hub_services.controller.meter import meter, settle_running
 from tests.memory_engine import MemoryEngine, node
 from tests.platforms import get, launch, opened, settings_for, state, submit
 from tests.platforms import start as run
@@ -139,7 +140,9 @@ def test_whoever_takes_the_name_of_a_deleted_user_gets_nothing_of_theirs(
     with platform.database.transaction() as connection:
         old = accounting.ensure_personal(connection, platform.settings, "ann", utc_now())
     granting.grant(platform, old.id, 5 * MICRO, ADMIN, reason="each week", every=Every.WEEK)
-    asking.ask(platform, NewAsk(What.CREDITS, MICRO, "for the thesis", utc_now() + HOUR), Actor("ann"))
+    asking.ask(
+        platform, NewAsk(What.CREDITS, MICRO, "for the thesis", utc_now() + HOUR), Actor("ann")
+    )
     workload = run(platform, "ann", 1)
     lifecycle.stop(platform, workload.id, "stopped", ADMIN)
     deleted_users.let_go(platform, "ann", ADMIN)
@@ -170,3 +173,45 @@ def test_what_a_deleted_user_still_runs_is_charged_to_the_account_they_had(
     with platform.database.reading() as connection:
         assert accounts.get(connection, old.id).balance_microcredits <= -2 * MICRO
         assert list(verify(connection)) == []
+
+
+# ---------------------------------------------------------------------------- what expires
+
+
+def expiring(platform: Platform, account: str, credits: float, at: datetime) -> None:
+    """Credits that expired at a time that is over by now."""
+    with platform.database.transaction() as connection:
+        entry = NewEntry(
+            account,
+            Kind.GRANT,
+            round(credits * MICRO),
+            f"expiring:{at.isoformat()}",
+            "admin",
+            parts=(Part(round(credits * MICRO), at),),
+        )
+        entries.post(connection, entry, utc_now())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_was_used_before_credits_expired_is_paid_by_them(
+    platform: Platform, answers: bool
+) -> None:
+    lab = project(platform, Budget.HARD, 10)
+    ran(platform, "ann", 1, 4 * HOUR, account="lab", hours=10)
+    expiring(platform, lab.id, 2, utc_now() - 3 * HOUR)  # of it 1 was used in time
+    expiring(platform, lab.id, 1.5, utc_now() - HOUR)  # and all of this within the next 2 hours
+    BudgetKeeper(platform).turn()
+    engine = platform.engine
+    assert isinstance(engine, MemoryEngine)
+    if answers:
+        meter(platform)
+    else:
+        engine.fail(EngineUnreachable("silent"), "observe")
+        with pytest.raises(EngineUnreachable):
+            meter(platform)
+        engine.mend()
+        settle_running(platform)
+    with platform.database.reading() as connection:
+        left = accounts.get(connection, lab.id).balance_microcredits
+        assert list(verify(connection)) == []
+    assert left == pytest.approx((8.5 if answers else 6) * MICRO, abs=MICRO / 100)
