@@ -74,7 +74,7 @@ def open_page(browser: Browser, stage: WebStage) -> Iterator[Open]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10000)
+        page.set_default_timeout(30000)  # scripts come late on a busy machine
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "console",
