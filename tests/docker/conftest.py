@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.store import events, leases
 from tests.docker.people import QUICK, People, built_image
 from tests.live import Deployment
@@ -111,6 +112,8 @@ def _all_in_order(deployment: Deployment) -> None:
     with platform.database.reading() as connection:
         assert not leases.holders(connection)
         assert not list(events.verify(connection))
+        wrong = list(verify(connection))
+        assert not wrong, wrong
     for program in ("hub", "controller", "web"):
         found = deployment.faults(program)
         assert not found, found

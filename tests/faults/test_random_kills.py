@@ -16,6 +16,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.store import events, leases, workloads
 from tests.faults.chaos import GPUS, Chaos, Watch
 from tests.faults.relay import Relay
@@ -135,6 +136,7 @@ def _check_nothing_is_left(chaos: Chaos) -> None:
         assert leases.holders(connection) == {}
         assert workloads.open_workloads(connection) == []
         assert list(events.verify(connection)) == []
+        assert list(verify(connection)) == []
 
 
 def _verdict(chaos: Chaos) -> None:

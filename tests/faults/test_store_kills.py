@@ -21,6 +21,7 @@ from sqlalchemy import inspect, select
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.errors import EngineError
+from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import events, leases, workloads
 from dcloud_spawner.store.database import Database
@@ -147,6 +148,7 @@ def test_whatever_is_killed_and_whenever_the_store_is_right(
     assert ended > KILLS, "too little happened between the kills to prove anything"
     with platform.database.reading() as connection:
         check(connection)
+        assert list(verify(connection)) == []
         assert leases.holders(connection) == {}
         assert workloads.open_workloads(connection) == []
         submitted = [
