@@ -75,6 +75,19 @@ def read_funds(connection: Connection, now: datetime) -> list[Funds]:
     ]
 
 
+def available(connection: Connection, account: Account, now: datetime) -> int:
+    """What of an account may be given away: its balance without what its sessions have set aside,
+    or have used already and nobody has charged yet, whichever is more."""
+    metered = budgets.metered(connection, (account.id,))
+    book = rates.read_book(connection)
+    spans = budgets.spans_of(connection, [found.workload for found in metered])
+    left = account.balance_microcredits
+    for found in metered:
+        used = _session(found, spans.get(found.workload, []), book, now).unsettled_microcredits
+        left -= max(used, found.aside_microcredits)
+    return left
+
+
 def is_used_up(connection: Connection, account: str | None, now: datetime) -> bool:
     """Whether an account with a budget has nothing left now, whatever was reckoned before."""
     for found in read_funds(connection, now):

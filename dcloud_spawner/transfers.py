@@ -11,6 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from dcloud_spawner.budget_funds import available
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
 from dcloud_spawner.granting import (
     LONGEST_REASON,
@@ -21,7 +22,7 @@ from dcloud_spawner.granting import (
 )
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts, entries, events
+from dcloud_spawner.store import entries, events
 from dcloud_spawner.store.entries import Entry, Kind, NewEntry
 from dcloud_spawner.store.events import Actor
 
@@ -54,11 +55,11 @@ def transfer(
             return done, received
         giver, taker = find_account(connection, source), find_account(connection, target)
         refuse_closed(taker)
-        left = max(0, accounts.available_microcredits(connection, giver))
+        left = max(0, available(connection, giver, now))
         if microcredits > left:
             raise Conflict(
                 f"{giver.shown_name} has {left / MICRO:.2f} credits to give.",
-                hint="What servers have set aside for their first hour cannot be moved.",
+                hint="What servers have set aside or used already cannot be moved.",
                 code="not_enough_credits",
             )
         moved = _move(connection, name, source, target, microcredits, actor, reason, now)
@@ -109,7 +110,8 @@ def refund(
     microcredits: int | None = None,
     key: str | None = None,
 ) -> Entry:
-    """Give back a charge, or a part of it. Never more than was charged, all refunds together."""
+    """Give back a charge, or a part of it. Never more than was charged, all refunds together, and
+    never more than its session has cost in the end."""
     reason, now = checked_text(reason, "reason", LONGEST_REASON), utc_now()
     name = f"refund:{key or uuid.uuid4().hex}"
     with platform.database.transaction() as connection:
@@ -123,6 +125,8 @@ def refund(
             _refuse_other_use(done, charged.account, microcredits, None)
             return done
         left = -charged.microcredits - entries.refunded_microcredits(connection, entry)
+        if charged.workload is not None:  # what was set right already is not given back again
+            left = min(left, -entries.sum_of_workload(connection, charged.workload))
         amount = left if microcredits is None else microcredits
         if microcredits is not None:
             check_amount(microcredits)

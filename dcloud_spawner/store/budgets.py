@@ -55,10 +55,16 @@ class Metered:
     state: State
     tier: str
     held_microcredits: int
+    charged_microcredits: int
     began_at: datetime | None
     watermark_at: datetime | None
     charge_until: datetime | None
     budget_ends_at: datetime | None
+
+    @property
+    def aside_microcredits(self) -> int:
+        """What its admission set aside and was not charged yet."""
+        return max(0, self.held_microcredits - self.charged_microcredits)
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,7 @@ def metered(connection: Connection, identifiers: Collection[str]) -> Sequence[Me
             workloads.c.state,
             workloads.c.tier,
             meters.c.held_microcredits,
+            meters.c.charged_microcredits,
             meters.c.began_at,
             meters.c.watermark_at,
             workloads.c.charge_until,

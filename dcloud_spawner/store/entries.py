@@ -318,6 +318,14 @@ def refunded_microcredits(connection: Connection, entry: int) -> int:
     return int(total or 0)
 
 
+def sum_of_workload(connection: Connection, workload: str) -> int:
+    """All that a session was charged (below 0) and got back."""
+    total = connection.execute(
+        select(func.sum(entries.c.microcredits)).where(entries.c.workload == workload)
+    ).scalar()
+    return int(total or 0)
+
+
 def _entry(row: Any) -> Entry:
     values = dict(row._mapping)
     values["kind"] = Kind(values["kind"])

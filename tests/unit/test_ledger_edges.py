@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dcloud_spawner import accounting, asking, deleted_users, granting, lifecycle, transfers
-from dcloud_spawner.errors import EngineUnreachable
+from dcloud_spawner.errors import Conflict, EngineUnreachable
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.platform import Platform, utc_now
@@ -215,3 +215,41 @@ def test_what_was_used_before_credits_expired_is_paid_by_them(
         left = accounts.get(connection, lab.id).balance_microcredits
         assert list(verify(connection)) == []
     assert left == pytest.approx((8.5 if answers else 6) * MICRO, abs=MICRO / 100)
+
+
+# ---------------------------------------------------------------------------- given twice
+
+
+def test_what_was_used_and_not_charged_yet_cannot_be_given_away(platform: Platform) -> None:
+    lab = project(platform, Budget.HARD, 10)
+    other = accounting.create_project(platform, "other", ["ann"], ADMIN)
+    ran(platform, "ann", 1, 6 * HOUR, account="lab", hours=10)  # nobody has looked for 6 hours
+    with pytest.raises(Conflict) as refused:
+        transfers.transfer(platform, lab.id, other.id, 5 * MICRO, ADMIN, reason="all of it")
+    assert refused.value.code == "not_enough_credits"
+    transfers.transfer(platform, lab.id, other.id, 3 * MICRO, ADMIN, reason="what is left")
+
+
+def test_a_charge_that_was_set_right_is_not_refunded_again(platform: Platform) -> None:
+    lab = project(platform, Budget.NONE, 10)
+    workload = ran(platform, "ann", 1, 2 * HOUR, account="lab", hours=10)
+    settle_running(platform)
+    engine = platform.engine
+    assert isinstance(engine, MemoryEngine)
+    facts = replace(engine.containers[workload.id], finished_at=utc_now() - HOUR)
+    lifecycle.begin_stop(platform, workload.id, "stopped", ADMIN)
+    lifecycle.note_end(platform, workload.id, facts)
+    lifecycle.finish_stop(platform, workload.id)  # the second hour is given back
+    with platform.database.reading() as connection:
+        (charge,) = [
+            entry
+            for entry in entries.of_workload(connection, workload.id)
+            if entry.kind is Kind.CHARGE
+        ]
+    assert charge.microcredits == pytest.approx(-2 * MICRO, abs=MICRO / 100)
+    with pytest.raises(Conflict):
+        transfers.refund(platform, charge.id, ADMIN, reason="all", microcredits=3 * MICRO // 2)
+    transfers.refund(platform, charge.id, ADMIN, reason="what is left")
+    with platform.database.reading() as connection:
+        assert accounts.get(connection, lab.id).balance_microcredits == 10 * MICRO
+        assert list(verify(connection)) == []

@@ -25,6 +25,7 @@ from hub_services.web.viewer import Viewer
 ZONE_COOKIE = "dcloud-zone"
 """The reader's time zone, as ``zone.js`` sets it."""
 
+LONGEST_NUMBER = 19
 LONGEST_ARGUMENT = 512
 
 
@@ -68,7 +69,8 @@ class Call:
         value = self.text(name)
         if not value:
             return default
-        if not (value.isascii() and value.isdecimal() and lowest <= int(value[:20]) <= highest):
+        is_number = value.isascii() and value.isdecimal() and len(value) <= LONGEST_NUMBER
+        if not (is_number and lowest <= int(value) <= highest):
             raise InvalidChoice(f"{name}: a whole number from {lowest} to {highest}.", field=name)
         return int(value)
 
