@@ -214,7 +214,11 @@ def give_due(connection: Connection, found: Grant, now: datetime) -> int:
                 parts=(Part(found.microcredits, expires),),
                 grant=found.id,
             )
-            count += entries.post(connection, entry, now).new
+            try:
+                count += entries.post(connection, entry, now).new
+            except InvalidChoice:  # what was given before it stays
+                grants.set_values(connection, found.id, given=given, next_at=at)
+                raise
             detail = {"account": found.account, "microcredits": found.microcredits}
             events.note(connection, LEDGER, "ledger.grant", found.id, at=now, detail=detail)
         given += 1

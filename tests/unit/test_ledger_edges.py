@@ -130,6 +130,23 @@ def test_a_balance_at_its_bound_keeps_no_gpu_from_its_release(
         assert list(verify(connection)) == []
 
 
+def test_of_a_grant_that_stops_at_the_bound_what_was_given_is_counted(platform: Platform) -> None:
+    lab = project(platform, Budget.NONE, 0)
+    part = 4 * MOST_MICROCREDITS // 10
+    made = granting.grant(
+        platform, lab.id, part, ADMIN, reason="each week", every=Every.WEEK, carry_over=True
+    )
+    begun = utc_now() - timedelta(days=15)
+    with platform.database.transaction() as connection:
+        grants.set_values(connection, made.id, starts_at=begun, next_at=begun + timedelta(days=7))
+    granting.give_due_grants(platform)  # nobody looked for 15 days: two parts, one too much
+    with platform.database.reading() as connection:
+        found = grants.get(connection, made.id)
+        assert (found.given, found.next_at) == (2, None) and found.cancelled_at is not None
+        assert accounts.get(connection, lab.id).balance_microcredits == 2 * part
+        assert list(verify(connection)) == []
+
+
 # ---------------------------------------------------------------------------- deleted users
 
 
