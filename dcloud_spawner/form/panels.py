@@ -94,7 +94,8 @@ def panel(
 ) -> Panel:
     """One profile's resources with these values chosen where they are offered, and with what
     the limits of the person leave of them."""
-    models = tuple(_for(option, purse) for option in model_options(profile, pool))
+    options = model_options(profile, pool)
+    models = tuple(_for(option, purse) for option in options)
     wanted = str(values.get("gpu_model") or "")
     model = _wanted_model(wanted, models)
     gpus = _key(values.get("gpus"), model.fits, f"{profile.gpus.default}")
@@ -105,7 +106,7 @@ def panel(
         gpus=_possible(gpus, model.fits),
         model=model,
         models=models,
-        limits=limits_hint(own_fits(model.fits, "gpus", purse), "gpus"),
+        limits=limits_hint(_asked(options[models.index(model)].fits, "gpus", purse), "gpus"),
         memory=_amounts(
             profile.memory_gib,
             values.get("memory_gib"),
@@ -138,8 +139,14 @@ def _for(option: ModelOption, purse: Purse | None) -> ModelOption:
 def _hint(fits: Mapping[str, Fit], field: str, purse: Purse | None) -> str:
     """What the pool has against some values; what a person's limits have against others is said
     beside it."""
-    own = own_fits(fits, field, purse)
+    own = _asked(fits, field, purse)
     return reason({value: fit for value, fit in fits.items() if value not in own}, UNITS[field])
+
+
+def _asked(fits: Mapping[str, Fit], field: str, purse: Purse | None) -> dict[str, Fit]:
+    """What a person's limits have against values that a node could hold; for others a higher
+    limit would not help."""
+    return own_fits([value for value, fit in fits.items() if fit.state != "no"], field, purse)
 
 
 def _wanted_model(wanted: str, models: tuple[ModelOption, ...]) -> ModelOption:
@@ -255,7 +262,7 @@ def _amounts(
 ) -> Amounts:
     mine = limited(fits, field, purse)
     chosen = _key(value, fits, f"{offered.default:g}")
-    limits = limits_hint(own_fits(fits, field, purse), field)
+    limits = limits_hint(_asked(fits, field, purse), field)
     return Amounts(_possible(chosen, mine), mine, _hint(fits, field, purse), limits)
 
 

@@ -48,10 +48,10 @@ function drawGroup(panel, name, fits, hint, always) {
     input.disabled = fit.state === "no";
   }
   const note = group.parentElement.querySelector("[data-hint]"), own = mine?.limits[panel.dataset.profile]?.[name]?.fits;
-  if (own && Object.keys(own).length) hint = whyNot(Object.entries(fits).filter(([value]) => !own[value]), name);
+  if (own && Object.keys(own).length) hint = whyNot(Object.entries(fits).filter(([value, fit]) => !own[value] || fit.state === "no"), name);
   say(note, hint);
   note.hidden = !hint;
-  drawLimit(group.parentElement, mine?.limits[panel.dataset.profile]?.[name]?.hint ?? "");
+  drawLimit(group.parentElement, limitHint(mine?.limits[panel.dataset.profile]?.[name], fits));
   const picked = group.querySelector("input:checked");
   if (!picked?.disabled) return "";
   const possible = [...group.querySelectorAll("input:enabled")].at(-1);
@@ -74,6 +74,12 @@ function whyNot(fits, name) {
     const verb = state === "no" ? `${one ? "is" : "are"} not possible` : one ? "waits" : "wait";
     return `${listed(values)} ${noun} ${verb}: ${why}.`;
   }).join(" ");
+}
+
+/** What a limit has against values that a node could hold; for others more would not help. */
+function limitHint(own, fits) {
+  const all = Object.entries(own?.fits ?? {}), asked = all.filter(([value]) => fits[value]?.state !== "no");
+  return asked.length === all.length ? own?.hint ?? "" : asked.map(([, { reason }]) => reason).join(" ");
 }
 
 function drawLimit(row, hint) {

@@ -9,7 +9,8 @@ export const clock = (date) => `${two(date.getHours())}:${two(date.getMinutes())
 export function hour(date, now = new Date()) {
   const time = `${two(date.getHours())}:${two(date.getMinutes())}`;
   if (date.toDateString() === now.toDateString()) return time;
-  return `${date.getDate()} ${MONTHS[date.getMonth()]}, ${time}`;
+  const year = date.getFullYear() === now.getFullYear() ? "" : ` ${date.getFullYear()}`;
+  return `${date.getDate()} ${MONTHS[date.getMonth()]}${year}, ${time}`;
 }
 
 /** 14:10–14:40, with the day where it is not today, twice where it ends on another one. */
