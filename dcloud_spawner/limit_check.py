@@ -15,9 +15,10 @@ from dcloud_spawner.limits import GIB, ROLLING, Standing, standing
 from dcloud_spawner.roles import RoleLimits
 from dcloud_spawner.scheduler.reasons import CORES, GPUS, MEMORY, Unit, own_limit, server_words
 from dcloud_spawner.settings import Settings
-from dcloud_spawner.store import homes
+from dcloud_spawner.store import homes, workloads
 from dcloud_spawner.store import limits as rows
 from dcloud_spawner.store.limits import HeldBy, Part
+from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import NewWorkload, Workload
 
 ASK = "or ask for more: Usage → Ask for more."
@@ -65,6 +66,9 @@ _COUNTED = (
     ("memory_gib", "memory_gib", MEMORY),
     ("cpus", "cpus", CORES),
 )
+
+
+_UNITS = {counted[0]: counted for counted in _COUNTED}
 
 
 def amount(row: Asked | HeldBy | Part, limit: str) -> float:
@@ -183,7 +187,7 @@ def refuse_beyond_limits(
     limits = found.limits
     models = rows.gpu_models(connection) if limits.gpu_models is not None else ()
     against = never(limits, new, models) or _too_many(connection, found)
-    against = against or _storage(connection, found)
+    against = against or _storage(connection, found) or _place_lost(connection, limits, new)
     if against is None and (limits.gpu_hours_week, limits.gpu_hours_month) != (None, None):
         held = rows.held(connection, new.user)
         against = gpu_hours(connection, found, new, held, now, running=False)
@@ -223,6 +227,25 @@ def _storage(connection: Connection, found: Standing) -> Against | None:
     used = home.size_bytes / GIB
     words = f"Your limit is {most:g} GiB of storage, and your home has {used:.1f} GiB."
     return Against("storage_gib", "", words, "Ask an administrator to clear it with you")
+
+
+def _place_lost(connection: Connection, limits: RoleLimits, new: NewWorkload) -> Against | None:
+    """What is against a server beside a request that waits: with it that one could not start any
+    more, and would lose the place that it is to keep."""
+    if new.keeps_place_for is None:
+        return None
+    waits = workloads.get(connection, new.keeps_place_for)
+    if waits.state is not State.QUEUED:
+        return None
+    held = rows.held(connection, new.user)
+    mine = Part(new.user, new.server_name, new.gpus, new.memory_bytes, new.cpu_millicores)
+    against = beside(limits, waits, [*held, mine])
+    if against is None or beside(limits, waits, held) is not None:
+        return None
+    most, (_, _, unit) = getattr(limits, against.limit), _UNITS[against.limit]
+    words = f"Your limit is {most:g} {unit.one if most == 1 else unit.many}: beside this server "
+    words += f"{server_words(waits.server_name)}, which waits, could not start."
+    return replace(against, words=words, do="Wait without it, or ask for less there")
 
 
 def refuse_growth(

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from dcloud_spawner import accounting, asking, deleted_users, granting, lifecycle, transfers
-from dcloud_spawner.errors import Conflict, EngineUnreachable
+from dcloud_spawner.errors import Conflict, EngineUnreachable, NotAllowed
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.roles import RoleLimits
 from dcloud_spawner.store import accounts, asks, entries, grants
 from dcloud_spawner.store.accounts import Account, Budget
 from dcloud_spawner.store.asks import NewAsk, What
@@ -270,3 +271,33 @@ def test_a_charge_that_was_set_right_is_not_refunded_again(platform: Platform) -
     with platform.database.reading() as connection:
         assert accounts.get(connection, lab.id).balance_microcredits == 10 * MICRO
         assert list(verify(connection)) == []
+
+
+# ---------------------------------------------------------------------------- limits
+
+
+def test_a_server_meanwhile_does_not_take_the_place_of_what_waits(
+    database_url: str, tmp_path: Path
+) -> None:
+    roles = {
+        "admin": RoleLimits(),
+        "standard": RoleLimits(memory_gib=8),
+        "premium": RoleLimits(),
+    }
+    settings = settings_for(database_url, tmp_path, roles=roles)
+    with opened(settings, MemoryEngine(node(gpus=1))) as platform:
+        other = run(platform, "zoe", 1)
+        waits = submit(platform, "ann", 1, gib=6)
+        for gib in (2, 4):
+            wish = {"gib": gib, "server": f"cpu{gib}", "keeps_place_for": waits.id}
+            if gib == 4:
+                with pytest.raises(NotAllowed, match="which waits, could not start") as refused:
+                    submit(platform, "ann", 0, **wish)
+                assert refused.value.code == "limit:memory_gib"
+            else:
+                beside = submit(platform, "ann", 0, **wish)
+                platform.run_pass()
+                assert state(platform, beside) is State.ADMITTED
+                lifecycle.stop(platform, beside.id, "stopped", ADMIN)
+        lifecycle.stop(platform, other.id, "stopped", ADMIN)
+        assert state(platform, waits) is State.ADMITTED

@@ -19,8 +19,8 @@ MICRO = Decimal(1_000_000)
 Cell = str | int | float | bool | Decimal | datetime | date | None
 Row = tuple[Cell, ...]
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A text that begins so is a formula to some spreadsheet."""
+FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
+"""A text that begins so is a formula to some spreadsheet, the signs in full width too."""
 
 
 class Type(StrEnum):
