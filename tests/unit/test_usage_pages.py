@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import text
 
 from dcloud_spawner import transfers
-from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound
+from dcloud_spawner.errors import InvalidChoice, NotAllowed
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import accounts, bookkeeping, entries
@@ -146,7 +146,7 @@ def test_times_are_the_readers_with_the_day_where_it_is_not_today() -> None:
 def test_somebody_who_never_started_anything_sees_an_empty_page(platform: Platform) -> None:
     view = read_usage(call(platform, EVE))
     assert view.payer is None and not view.sessions.rows and view.chart.empty
-    assert [figure.value for figure in view.figures] == ["0.0", "–", "0.0"]
+    assert [figure.value for figure in view.figures] == ["0.0", "–", "0.00"]
 
 
 def test_the_figures_are_those_of_the_account_and_time(platform: Platform, lab: Account) -> None:
@@ -284,7 +284,7 @@ def test_a_member_sees_only_their_own_sessions_and_entries(
         read_session(call(platform, BOB, (of_alice.workload.id,)))
     view = read_ledger_page(call(platform, BOB, account=lab.id))
     assert view.rows and {row.session for row in view.rows} == {of_bob.workload.id}
-    with pytest.raises(NotFound):
+    with pytest.raises(NotAllowed):
         read_statement(call(platform, BOB, account=lab.id))
     assert read_session(call(platform, ALICE, (of_bob.workload.id,))).user == "bob"
 

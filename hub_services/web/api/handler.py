@@ -182,8 +182,26 @@ def _refusal(error: ValidationError, model: type[BaseModel]) -> InvalidChoice:
         return InvalidChoice(f"{field}: there is no such field.", hint=f"There are: {known}.")
     if first["type"] == "json_invalid":
         return InvalidChoice("The body is not JSON.", hint=f"An object with: {known}.")
-    message = first["msg"].removeprefix("Value error, ")
+    message = _message(first["type"], first["msg"], first.get("ctx", {}))
     if not field:  # a rule of the whole says itself which field it is about
         about = message.partition(":")[0]
         return InvalidChoice(f"{message}.", field=about if about in model.model_fields else "")
     return InvalidChoice(f"{field}: {message}.", field=field)
+
+
+WORDS = {
+    "missing": "it is missing",
+    "greater_than": "more than {gt} is needed",
+    "greater_than_equal": "at least {ge} is needed",
+    "less_than": "less than {lt} is possible",
+    "less_than_equal": "at most {le} is possible",
+    "string_too_short": "at least {min_length} characters are needed",
+    "string_too_long": "at most {max_length} characters are possible",
+    "string_pattern_mismatch": "it is not written as {pattern} asks",
+}
+"""What people see of the commonest refusals; the rest is in pydantic's words."""
+
+
+def _message(kind: str, words: str, context: Mapping[str, Any]) -> str:
+    known = WORDS.get(kind)
+    return known.format(**context) if known else words.removeprefix("Value error, ")

@@ -55,13 +55,14 @@ class Ending:
 
 
 def gpu_hours(microseconds: int) -> str:
-    """``168.9``."""
-    return f"{microseconds / HOUR_MICROSECONDS:,.1f}"
+    """``168.9``, and ``0.07`` below one."""
+    hours = microseconds / HOUR_MICROSECONDS
+    return f"{hours:,.2f}" if 0 < hours < 0.995 else f"{hours:,.1f}"
 
 
-def kwh(millijoules: int | None, decimals: int = 2) -> str:
+def kwh(millijoules: int | None) -> str:
     """``1.61``; a dash where nothing was measured."""
-    return "–" if millijoules is None else f"{millijoules / KWH_MILLIJOULES:,.{decimals}f}"
+    return "–" if millijoules is None else f"{millijoules / KWH_MILLIJOULES:,.2f}"
 
 
 def percent(part: float | None) -> str:

@@ -149,14 +149,21 @@ def _person(connection: Connection, call: Call, user: str) -> PersonLimits:
     )
 
 
+def _amount(used: float) -> str:
+    """``2``, ``0.08``; two decimals at most, and what is less than that as such."""
+    if 0 < used < 0.005:
+        return "< 0.01"
+    return f"{used:,.2f}".rstrip("0").rstrip(".")
+
+
 def limit_row(found: Limit) -> LimitRow:
     """One limit in words."""
-    by = listed([f"{amount:,.4g} by {server_words(name)}" for name, amount in found.by])
+    by = listed([f"{_amount(amount)} by {server_words(name)}" for name, amount in found.by])
     own = found.source == OVERRIDE
     return LimitRow(
         title=found.title,
         value=value_words(found.name, found.value),
-        used="" if found.used is None else f"{found.used:,.4g}",
+        used="" if found.used is None else _amount(found.used),
         by=by,
         full=found.left is not None and found.left <= 0,
         source="set for this person" if own else f"role {found.source}",

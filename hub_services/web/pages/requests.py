@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from dcloud_spawner import limits
 from dcloud_spawner.form.words import credits_figure, listed
+from dcloud_spawner.roles import ADMIN
 from dcloud_spawner.scheduler.reasons import server_words
 from dcloud_spawner.store import accounts, asks
 from dcloud_spawner.store import limits as limit_rows
@@ -140,7 +141,10 @@ def requests_page(call: Call) -> RequestsPage:
             numbers=NUMBERS,
             models=model_choices(limit_rows.gpu_models(connection)),
             tiers=[(each, each) for each in settings.tiers],
-            role_choices=[(each, each) for each in settings.roles if each not in standing.roles],
+            role_choices=sorted(
+                ((each, each) for each in settings.roles if each not in standing.roles),
+                key=lambda choice: choice[0] == ADMIN,
+            ),
             chosen=Chosen(
                 call.one_of("what", ("credits", "limit", "role")),
                 call.text("limit", "gpus"),

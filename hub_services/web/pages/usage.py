@@ -189,7 +189,7 @@ def figures(
         *found,
         Figure(f"GPU time, {days} days", gpu_hours(use.gpu_microseconds), "GPU-hours"),
         Figure("Mean GPU use", percent(mean_use(use))),
-        Figure("Energy", kwh(use.energy_millijoules, 1), "kWh"),
+        Figure("Energy", kwh(use.energy_millijoules), "kWh"),
     )
 
 

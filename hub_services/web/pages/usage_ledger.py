@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
-from dcloud_spawner.errors import InvalidChoice, NotFound
+from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound
 from dcloud_spawner.form.words import credits_figure
 from dcloud_spawner.store import accounts, bookkeeping
 from dcloud_spawner.store.entries import Entry, Kind
@@ -192,7 +192,7 @@ def read_statement(call: Call) -> StatementView:
         if payer is None:
             raise NotFound("You have no account yet.", hint="It is opened with your first server.")
         if payer.only:
-            raise NotFound(
+            raise NotAllowed(
                 "A project's statement is for its owners.",
                 hint="Your own part of it is on the page Usage.",
             )
@@ -286,7 +286,7 @@ def _statement_figures(use: Use) -> tuple[Figure, ...]:
         Figure("Use", credits_figure(use.microcredits), "credits"),
         Figure("GPU time", gpu_hours(use.gpu_microseconds), "GPU-hours"),
         Figure("Mean GPU use", percent(mean_use(use))),
-        Figure("Energy", kwh(use.energy_millijoules, 1), "kWh"),
+        Figure("Energy", kwh(use.energy_millijoules), "kWh"),
     )
 
 

@@ -5,7 +5,8 @@ const meta = (name) => document.querySelector(`meta[name=${name}]`).content;
 /** What was refused, with a field called as the form calls it. */
 export function refusal(error, form) {
   return error.message.replace(/^(\w+)[\w.]*: /, (all, name) => {
-    const label = form.elements[name]?.labels?.[0]?.textContent.trim();
+    const field = [...form.elements].find((each) => each.name === name && !each.matches(":disabled"));
+    const label = field?.labels?.[0]?.textContent.trim();
     return label ? `${label}: ` : all;
   });
 }

@@ -12,7 +12,7 @@ import { confirmAct } from "./acts.js";
 import { call, refusal } from "./api.js";
 import { hour, say } from "../words.js";
 
-const DONE = "dcloud-done", MICRO = 1_000_000;
+const DONE = "dcloud-done", MICRO = 1_000_000, MOST = 1_000_000_000;
 const by = (id) => document.getElementById(id);
 const main = by("main");
 
@@ -24,6 +24,7 @@ function microcredits(text) {
   const [, minus, whole, part = ""] = /^\s*([-+−]?)(\d*)(?:[.,](\d*))?\s*$/.exec(text) ?? [];
   if (whole === undefined || !(whole + part) || part.length > 6) throw new Error("An amount is written like 5.20, with at most six decimals.");
   const value = Number(whole) * MICRO + Number(part.padEnd(6, "0"));
+  if (value > MOST * MICRO) throw new Error("No amount is beyond a billion credits.");
   return minus && minus !== "+" ? -value : value;
 }
 
