@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, delete, func, select
 
 from dcloud_spawner import accounting, lifecycle
 from dcloud_spawner.engines.base import AcceleratorFacts, Health, NodeFacts, Phase
@@ -103,13 +103,9 @@ class World:
         self.engine.containers.clear()
         self.engine.nodes = (machine({}),)
         with self.platform.database.transaction() as connection:
-            if self.platform.database.is_sqlite:
-                # First what others are kept beside by the database itself.
-                for table in (tables.usage_hours, *reversed(metadata.sorted_tables)):
-                    connection.execute(delete(table))
-            else:
-                names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
-                connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+            # First what others are kept beside by the database itself.
+            for table in (tables.usage_hours, *reversed(metadata.sorted_tables)):
+                connection.execute(delete(table))
         self.platform.refresh_inventory()
         lab = accounting.create_project(
             self.platform, "lab", ["ann"], BOSS, title="The lab", budget=Budget.NONE

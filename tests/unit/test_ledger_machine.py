@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 )
 
 from dcloud_spawner import accounting, charging, granting, lifecycle, resizing, transfers, unopened
+from dcloud_spawner.budget_funds import available
 from dcloud_spawner.engines.base import Health
 from dcloud_spawner.errors import Conflict, EngineUnreachable, InvalidChoice
 from dcloud_spawner.ledger.rates import Resource
@@ -352,11 +353,14 @@ class LedgerMachine(RuleBasedStateMachine):
             self.transfers.append(wanted)
 
     def set_aside(self, account: str) -> int:
-        """What its sessions hold for their first hour; nothing where none is open."""
+        """What its sessions hold for their first hour, and what they used since the last tick;
+        nothing where none is open."""
         with self.world.platform.database.reading() as connection:
-            held = accounts.held_microcredits(connection, (account,)).get(account, 0)
-        assert held == 0 or self.world.of_state(*OPEN)
-        return held
+            found = accounts.get(connection, account)
+            left = available(connection, found, self.world.clock.at)
+        aside = found.balance_microcredits - left
+        assert aside == 0 or self.world.of_state(*OPEN)
+        return aside
 
     def move(self, source: str, target: str, amount: int, key: str) -> None:
         transfers.transfer(
@@ -445,7 +449,7 @@ def ledger_world(
             yield made
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_ten_thousand_operations_leave_every_balance_lot_and_session_right(
     ledger_world: World,
 ) -> None:
