@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -526,6 +527,16 @@ def test_a_project_is_made_with_its_owners(admin: httpx.Client, stranger: httpx.
 
 
 # ---------------------------------------------------------------------------- limits
+
+
+def test_an_administrator_who_never_started_anything_has_no_limits(admin: httpx.Client) -> None:
+    found = good(admin.get("/limits"))
+    assert "admin" in found["roles"]
+    assert {item["value"] for item in found["items"] if item["name"] == "gpus"} == {None}
+    until = datetime.now(UTC) + timedelta(days=3)
+    body = {"what": "limit", "limit": "gpus", "value": 4, "reason": REASON}
+    asked = admin.post("/requests", json={**body, "until": until.isoformat()})
+    refused(asked, 409, "have_already")
 
 
 def test_limits_say_what_is_used_by_which_server(

@@ -68,7 +68,8 @@ async def _limits_of(call: Call[Any, Any], user: str) -> LimitsView:
     settings, viewer = call.service.platform.settings, call.viewer
     now = utc_now()
     # Of oneself the hub has just said the groups; of others what it said when they last asked.
-    groups = viewer.groups if viewer.owns(user) and viewer.groups else None
+    said = viewer.owns(user) and (viewer.groups or viewer.administrator)
+    groups = viewer.groups if said else None
 
     def reading(connection: Connection) -> LimitsView:
         known: dict[str, Any] = {}

@@ -75,7 +75,7 @@ async def create_request(call: Call[Nothing, NewRequestBody]) -> RequestView:
         limit=body.limit,
     )
     known: dict[str, Any] = {}
-    if viewer.groups:
+    if viewer.groups or viewer.administrator:
         known = {"groups": viewer.groups, "administrator": viewer.administrator}
     return request_view(await _act(call, asking.ask, new, call.actor, **known))
 
