@@ -14,6 +14,7 @@ from dcloud_spawner.budget_funds import AHEAD
 from dcloud_spawner.budgets import Runway, runway
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.form.words import credits_figure
+from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.profiles import Profile
 from dcloud_spawner.store import bookkeeping, budgets, entries, measures
 from dcloud_spawner.store.accounts import Budget
@@ -176,7 +177,8 @@ def figures(
     if payer is not None and outlook is not None:
         ahead = outlook.runway
         granted, left = ahead.granted_microcredits, ahead.left_microcredits
-        of = f"of {credits_figure(granted, 0)} credits" if granted else "credits"
+        decimals = 2 if granted % MICRO else 0
+        of = f"of {credits_figure(granted, decimals)} credits" if granted else "credits"
         counted = payer.account.budget is Budget.NONE and left <= 0
         found += [
             Figure("Used in all", credits_figure(-left), "credits")
