@@ -89,7 +89,7 @@ def write_grant(
             )
         return done
     begins = _checked_times(starts_at, ends_at, now)
-    find_account(connection, account)
+    refuse_closed(find_account(connection, account))
     made = grants.insert(
         connection,
         account=account,

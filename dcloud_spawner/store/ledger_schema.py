@@ -86,6 +86,13 @@ Index(
     postgresql_where=text("kind <> 'charge'"),
 )
 
+Index(
+    "ix_entries_refund_of",
+    entries.c.refund_of,
+    sqlite_where=entries.c.refund_of.is_not(None),
+    postgresql_where=entries.c.refund_of.is_not(None),
+)
+
 lots = Table(
     "lots",
     metadata,

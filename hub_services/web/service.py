@@ -17,7 +17,6 @@ from dcloud_spawner.live.watch import PoolWatch
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.throttle import Throttle
-from dcloud_spawner.throttle import Throttle
 from hub_services.web.board import BoardWatch
 from hub_services.web.planner import Planner
 from hub_services.web.wiring import SERVICE, WEB_CLIENT_ID, WEB_SCOPE
@@ -62,9 +61,6 @@ class Service:
     planner: Planner = field(default_factory=Planner)
     proxies: frozenset[str] = field(default_factory=lambda: frozenset(own_addresses()))
     """Addresses whose X-Forwarded-For is believed: the proxy is on this machine."""
-
-    def __post_init__(self) -> None:
-        self.calls = Throttle(self.platform.settings.api_calls_per_minute, "calls")
 
     def __post_init__(self) -> None:
         self.calls = Throttle(self.platform.settings.api_calls_per_minute, "calls")

@@ -250,6 +250,8 @@ def test_a_project_pays_for_its_members_and_for_nobody_else(platform: Platform) 
     accounting.change_account(platform, made.id, BOSS, closed=True)
     with pytest.raises(Conflict, match="closed"):
         submit(platform, "alice", account="vision-lab")
+    with pytest.raises(Conflict, match="closed"):
+        granting.grant(platform, made.id, MICRO, BOSS, reason="for nobody")
     with pytest.raises(Conflict, match="only owner"):
         accounting.set_member(platform, made.id, "alice", None, BOSS)
 
