@@ -5,7 +5,7 @@ Real: proxy, hub, sign-in, the web service and its API, the ledger. Simulated: t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -26,13 +26,13 @@ from dcloud_spawner.store.ledger_schema import usage_hours
 from dcloud_spawner.store.meters import HourlyUse
 from tests import platforms
 from tests.browser.test_pages import findings
+from tests.browser.windows import Open, windows
 from tests.conftest import fresh_database
 from tests.memory_engine import node
 from tests.web_stage import ADMINISTRATOR, WebStage
 
 pytestmark = pytest.mark.browser
 
-Open = Callable[..., Page]
 BOSS = Actor(ADMINISTRATOR, "10.0.0.9")
 OPEN_ALL = """for (const each of document.querySelectorAll("details")) {
   each.removeAttribute("name");
@@ -63,38 +63,9 @@ def stage(
 
 @pytest.fixture
 def open_page(browser: Browser, stage: WebStage) -> Iterator[Open]:
-    """Open a page as a user; errors of scripts and of the policy fail the test."""
-    contexts, errors = [], []
-
-    def open_one(user: str, path: str) -> Page:
-        context = browser.new_context(
-            viewport={"width": 1280, "height": 900},
-            timezone_id="Europe/Berlin",
-            reduced_motion="reduce",
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30000)  # scripts come late on a busy machine
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "console",
-            lambda said: (
-                errors.append(said.text)
-                if "Content Security" in said.text and "inline style" not in said.text  # axe's
-                else None
-            ),
-        )
-        page.goto(f"{stage.url}/services/dcloud/{path}")
-        page.fill("input[name=username]", user)
-        page.fill("input[name=password]", stage.password)
-        page.press("input[name=password]", "Enter")
-        page.wait_for_url(f"**/services/dcloud/{path}")
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert not errors
+    """Opens a page as a user."""
+    with windows(browser, stage) as opened:
+        yield opened
 
 
 def account_of(stage: WebStage, name: str) -> Account:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,13 +20,13 @@ from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.reservations import NewReservation, open_reservations
 from tests import platforms
 from tests.browser.test_pages import findings
+from tests.browser.windows import Open, windows
 from tests.conftest import fresh_database
 from tests.memory_engine import node
 from tests.web_stage import ADMINISTRATOR, WebStage
 
 pytestmark = pytest.mark.browser
 
-Open = Callable[..., Page]
 BOSS = Actor(ADMINISTRATOR, "10.0.0.9")
 
 
@@ -58,39 +58,9 @@ def stage(module_stage: WebStage) -> Iterator[WebStage]:
 
 @pytest.fixture
 def open_page(browser: Browser, stage: WebStage) -> Iterator[Open]:
-    """Open a page of the service as a user; errors of scripts and of the policy fail the test."""
-    contexts, errors = [], []
-
-    def open_one(user: str, path: str = "queue", *, script: bool = True) -> Page:
-        context = browser.new_context(
-            viewport={"width": 1280, "height": 900},
-            timezone_id="Europe/Berlin",
-            reduced_motion="reduce",
-            java_script_enabled=script,
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10000)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "response",
-            lambda answer: (
-                errors.append(f"{answer.status} {answer.url}")
-                if answer.status == 500 or (answer.status == 404 and "/static/" in answer.url)
-                else None
-            ),
-        )
-        page.goto(f"{stage.url}/services/dcloud/{path}")
-        page.fill("input[name=username]", user)
-        page.fill("input[name=password]", stage.password)
-        page.press("input[name=password]", "Enter")
-        page.wait_for_url(f"**/services/dcloud/{path}")
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert not errors
+    """Opens a page as a user."""
+    with windows(browser, stage) as opened:
+        yield opened
 
 
 def full(stage: WebStage) -> None:

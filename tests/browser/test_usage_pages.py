@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -20,6 +20,7 @@ from dcloud_spawner.store import accounts
 from dcloud_spawner.store.accounts import Account
 from dcloud_spawner.store.workloads import Workload
 from tests.browser.test_pages import findings
+from tests.browser.windows import Open, windows
 from tests.conftest import fresh_database
 from tests.memory_engine import node
 from tests.usage_story import HOUR, Past, begun, past, project
@@ -27,7 +28,6 @@ from tests.web_stage import ADMINISTRATOR, WebStage
 
 pytestmark = pytest.mark.browser
 
-Open = Callable[..., Page]
 DAY = timedelta(days=1)
 SECRET = "secret-lab"
 
@@ -78,49 +78,9 @@ def scene(
 
 @pytest.fixture
 def open_page(browser: Browser, scene: Scene) -> Iterator[Open]:
-    """Open a page as a user; errors of scripts and of the content policy fail the test."""
-    contexts, errors = [], []
-
-    def open_one(
-        user: str, path: str = "usage", *, script: bool = True, policy: bool = True
-    ) -> Page:
-        context = browser.new_context(
-            viewport={"width": 1280, "height": 900},
-            timezone_id="Asia/Tokyo",
-            reduced_motion="reduce",
-            java_script_enabled=script,
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15000)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "console",
-            lambda said: (
-                errors.append(said.text)
-                if policy and "Content Security Policy" in said.text
-                else None
-            ),
-        )
-        page.on(
-            "response",
-            lambda answer: (
-                errors.append(f"{answer.status} {answer.url}")
-                if answer.status == 500 or (answer.status == 404 and "/static/" in answer.url)
-                else None
-            ),
-        )
-        page.goto(f"{scene.stage.url}/services/dcloud/{path}")
-        page.fill("input[name=username]", user)
-        page.fill("input[name=password]", scene.stage.password)
-        page.press("input[name=password]", "Enter")
-        page.wait_for_url(f"**/services/dcloud/{path}")
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert not errors
+    """Opens a page as a user."""
+    with windows(browser, scene.stage, first="usage", zone="Asia/Tokyo") as opened:
+        yield opened
 
 
 def paths(scene: Scene) -> dict[str, str]:
@@ -136,7 +96,7 @@ def paths(scene: Scene) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["usage", "session", "ledger", "project", "statement"])
 def test_axe_finds_nothing_for_an_owner(scene: Scene, open_page: Open, name: str) -> None:
-    page = open_page("user-a", paths(scene)[name], policy=False)  # axe has styles of its own
+    page = open_page("user-a", paths(scene)[name])  # axe has styles of its own
     page.evaluate(
         "for (const each of document.querySelectorAll('main details')) "
         "{ each.removeAttribute('name'); each.open = true; }"
@@ -148,7 +108,7 @@ def test_axe_finds_nothing_for_an_owner(scene: Scene, open_page: Open, name: str
 def test_axe_finds_nothing_on_empty_pages_which_say_what_to_do(
     scene: Scene, open_page: Open
 ) -> None:
-    page = open_page("newcomer", policy=False)
+    page = open_page("newcomer")
     expect(page.get_by_text("No sessions yet.")).to_be_visible()
     expect(page.get_by_role("main").get_by_role("link", name="Start a server")).to_be_visible()
     found = findings(page)

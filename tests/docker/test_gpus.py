@@ -154,7 +154,7 @@ def test_what_gpus_do_is_measured_for_whoever_has_them_and_a_dead_one_is_unknown
         30,
         "a piece of time without a figure",
     )
-    assert newest(second).gpu_utilisation_percent == 90
+    assert newest(second).gpu_utilisation_percent == pytest.approx(90)
     for uuid, _ in loads.values():
         simgpu.set_usage(simulation, uuid)
 
