@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -263,9 +264,13 @@ def test_a_project_pays_and_what_it_cannot_pay_yet_waits_without_a_place(
 ) -> None:
     give_project(queue_hub, "vision-lab", "ada", 3)
     ada = window("ada")
-    ada.goto(f"{queue_hub.url}/hub/spawn")
-    choose(ada, 2)
     lab = ada.locator("[name=account][value='vision-lab']")
+    for _ in range(10):  # the hub reads the accounts anew every few seconds
+        ada.goto(f"{queue_hub.url}/hub/spawn")
+        if lab.count():
+            break
+        time.sleep(1)
+    choose(ada, 2)
     expect(lab.locator("xpath=..")).to_contain_text("3.00 credits", timeout=SOON)
     lab.check(force=True)
     expect(ada.locator("#o-price")).to_have_text("2.00")

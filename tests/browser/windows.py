@@ -36,7 +36,10 @@ def windows(
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: errors.append(str(error)))
+        # Shown beside a failure: a script that did not come leaves no error of its own.
+        page.on("requestfailed", lambda asked: print("failed:", asked.url, asked.failure))
         page.on("console", lambda said: errors.append(said.text) if _against(said.text) else None)
+        page.on("response", lambda answer: None if answer.ok else print(answer.status, answer.url))
         page.on(
             "response",
             lambda answer: (
