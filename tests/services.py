@@ -292,7 +292,7 @@ WAITING = (*CONTAINERS, "tests/browser", "tests/hub")
 tried once more alone, and the run says so; a test of arithmetic, of the store or of faults that
 failed once has failed."""
 
-AGAIN = 3
+AGAIN = 5
 """With more failures than this none is tried again."""
 
 

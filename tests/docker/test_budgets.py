@@ -178,6 +178,7 @@ def test_warnings_come_in_time_and_at_zero_servers_stop_with_their_homes_safe(
         each.run(quick(1, account=lab.name))
     person.shell("echo kept > /home/dcloud/work.txt")
     until(lambda: ends_of(person) and ends_of(person) == ends_of(other), 10, "one end of both")
+    until(lambda: notices(person), 5, "the notice")  # the hub reads anew a moment later
     (notice,) = notices(person)
     assert notice["level"] == "error" and notice["label"] == "Ask for more"
     assert notice["text"].startswith(f"{lab.name} has ") and "{at}" in notice["text"]
