@@ -23,6 +23,9 @@ import httpx
 import psutil
 
 from bench.result import Result
+from dcloud_spawner.settings import Settings
+from dcloud_spawner.store import workloads
+from dcloud_spawner.store.database import Database
 from tests.browser.staged import QueueHub
 from tests.browser.story import A100
 
@@ -121,6 +124,17 @@ async def _fill(hub: QueueHub, numbers: range) -> None:
         await asyncio.gather(*(ask(name) for name in names))
 
 
+def _until_all_wait(hub: QueueHub) -> None:
+    """Whoever asked is in the queue only once their transaction is through."""
+    database = Database(Settings(state=hub.folder / "state").store_url)
+    queued = 0
+    while queued < PAGES:
+        time.sleep(0.2)
+        with database.reading() as connection:
+            queued = workloads.count_queued(connection)
+    database.close()
+
+
 async def _move(hub: QueueHub, streams: Streams, until: float) -> list[float]:
     """Join ahead of all and leave again; for each the seconds until a page heard of it."""
     delays: list[float] = []
@@ -170,6 +184,7 @@ async def _run(hub: QueueHub) -> dict[str, Result]:
     await _open_pages(clients, 0, 2 * READERS)  # the first of each is drawn slowly
     alone = await _measured(process, lambda: _open_pages(clients, time.perf_counter() + 5, 50))
     await _fill(hub, range(READERS, PAGES))
+    await asyncio.to_thread(_until_all_wait, hub)
     streams = Streams(hub)
     for number in range(PAGES):
         streams.open(number)
