@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -47,17 +48,12 @@ def new_span(connection: Connection, identifier: str, now: datetime) -> None:
     meter = meters.find(connection, identifier)
     if meter is None or meter.watermark_at is None or meter.settled_at is not None:
         return
-    # Never into what is charged already, even when the clock was set back.
-    span = _span(connection, workloads.get(connection, identifier), max(now, meter.watermark_at))
     last = meters.spans_of(connection, identifier)[-1]
-    held = (span.gpu_models, span.cpu_millicores, span.memory_bytes, span.free_reason)
-    if held != (last.gpu_models, last.cpu_millicores, last.memory_bytes, last.free_reason):
-        span_at = max(span.begins_at, last.begins_at)
-        meters.add_span(connection, identifier, _from(span, span_at))
-
-
-def _from(span: Span, at: datetime) -> Span:
-    return Span(at, span.gpu_models, span.cpu_millicores, span.memory_bytes, span.free_reason)
+    span = _span(connection, workloads.get(connection, identifier), last.begins_at)
+    if span != last:
+        # Never into what is charged already, even when the clock was set back.
+        begins = max(now, meter.watermark_at, last.begins_at)
+        meters.add_span(connection, identifier, replace(span, begins_at=begins))
 
 
 def _span(connection: Connection, workload: Workload, at: datetime) -> Span:
@@ -236,17 +232,7 @@ def _give_back(
         used = _use(workload, meter, spans, book, piece)
         meters.add_use(
             connection,
-            [
-                HourlyUse(
-                    row.account,
-                    row.user,
-                    row.gpu_model,
-                    row.hour,
-                    -row.quantity,
-                    -row.microcredits,
-                )
-                for row in used
-            ],
+            [replace(row, quantity=-row.quantity, microcredits=-row.microcredits) for row in used],
         )
     _advance(connection, meter, -amount, -held, until)
 

@@ -13,6 +13,7 @@ from dcloud_spawner.errors import NotAllowed
 from dcloud_spawner.gpu_time import HOUR_SECONDS, read_gpu_time
 from dcloud_spawner.limits import GIB, ROLLING, Standing, standing
 from dcloud_spawner.roles import RoleLimits
+from dcloud_spawner.scheduler.free import Asks
 from dcloud_spawner.scheduler.reasons import CORES, GPUS, MEMORY, Unit, own_limit, server_words
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store import homes, workloads
@@ -24,17 +25,9 @@ from dcloud_spawner.store.workloads import NewWorkload, Workload
 ASK = "or ask for more: Usage → Ask for more."
 
 
-class Asked(Protocol):
-    """What a request asks for, whatever kind of row it is."""
+class Asked(Asks, Protocol):
+    """What a request asks for, whatever kind of row it is, and for how long."""
 
-    @property
-    def gpus(self) -> int: ...
-    @property
-    def gpu_model(self) -> str | None: ...
-    @property
-    def memory_bytes(self) -> int: ...
-    @property
-    def cpu_millicores(self) -> int: ...
     @property
     def limit_seconds(self) -> int: ...
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from sqlalchemy import Connection
 
 from dcloud_spawner import accounting
+from dcloud_spawner.ledger.cost import HOUR_MICROSECONDS
 from dcloud_spawner.ledger.rates import GIB, HOURS_IN_MONTH, RateBook, Resource
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import entries, homes, rates, storage_meters
@@ -87,4 +88,4 @@ def storage_cost(
     for at, until in pairwise(times):
         rate = book.of(Resource.STORAGE_GIB_MONTH, "", "", at)
         total += Fraction((until - at) // _MICROSECOND) * rate * size_bytes
-    return total / (GIB * HOURS_IN_MONTH * 3_600_000_000)
+    return total / (GIB * HOURS_IN_MONTH * HOUR_MICROSECONDS)

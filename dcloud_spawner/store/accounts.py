@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -241,8 +241,3 @@ def _account(row: Any) -> Account:
 def names_of(connection: Connection, identifiers: Collection[str]) -> Mapping[str, str]:
     """Shown names of some accounts."""
     return {key: found.shown_name for key, found in get_all(connection, identifiers).items()}
-
-
-def open_projects(connection: Connection) -> Sequence[Account]:
-    """Projects that are not closed."""
-    return [found for found in all_accounts(connection, PROJECT) if found.closed_at is None]

@@ -89,11 +89,6 @@ def overrides_of(connection: Connection, user: str) -> list[Override]:
     return _read(connection, _rows.user == user)
 
 
-def find_override(connection: Connection, identifier: int) -> Override | None:
-    """One of them."""
-    return next(iter(_read(connection, _rows.id == identifier)), None)
-
-
 def add_override(
     connection: Connection,
     user: str,

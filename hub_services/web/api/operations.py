@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hub_services.web.api import acts, plans, reads
-from hub_services.web.api.ledger_operations import LEDGER_OPERATIONS
+from hub_services.web.api.ledger_operations import LEDGER_OPERATIONS, change
 from hub_services.web.api.models import (
     AcceleratorView,
     AvailabilityView,
@@ -42,18 +42,7 @@ def _act(
     status: HTTPStatus = HTTPStatus.OK,
 ) -> Operation[Any, Any, Any]:
     """Something that only administrators do."""
-    return Operation(
-        method,
-        path,
-        summary,
-        run,
-        Nothing,
-        body,
-        answer,
-        administrators=True,
-        status=status,
-        refusals=_CHANGE,
-    )
+    return change(method, path, summary, run, body, answer, administrators=True, status=status)
 
 
 def _read(
