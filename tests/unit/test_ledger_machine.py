@@ -46,7 +46,7 @@ from tests.platforms import launch, submit
 OPERATIONS = 10_000
 OF_EACH_AT_LEAST = 10
 STEPS = 200
-HISTORIES = 52
+HISTORIES = 64
 OPEN = (State.QUEUED, State.ADMITTED, State.STARTING, State.RUNNING, State.STOPPING)
 MOST_OPEN = 4
 
