@@ -55,11 +55,13 @@ def sign_in(browser: Browser, hub: StagedHub) -> Iterator[SignIn]:
     """Open a window of a user; a script error in any of them fails the test."""
     contexts, errors = [], []
 
-    def open_window(name: str, *, script: bool = True, width: int = 1280) -> Page:
+    def open_window(
+        name: str, *, script: bool = True, width: int = 1280, zone: str = "Europe/Berlin"
+    ) -> Page:
         context = browser.new_context(
             java_script_enabled=script,
             viewport={"width": width, "height": 900},
-            timezone_id="Europe/Berlin",
+            timezone_id=zone,
             reduced_motion="reduce",  # else axe measures colours in the middle of a change
         )
         contexts.append(context)

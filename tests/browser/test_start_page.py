@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,6 +14,11 @@ from tests.browser.staged import StagedHub
 from tests.browser.story import A100, A5000, queued
 
 pytestmark = pytest.mark.browser
+
+HOUR = r"(\d{1,2} [A-Z][a-z]{2}( \d{4})?, )?\d\d:\d\d"
+"""A time as pages say it: with the day where that is not today's."""
+
+RANGE = f"{HOUR}–{HOUR}"
 
 
 def test_a_server_is_started_with_the_keyboard_alone(page: Page, hub: StagedHub, user: str) -> None:
@@ -51,10 +56,10 @@ def test_the_summary_follows_the_form_and_says_what_will_happen(page: Page, hub:
     page.locator("[name='pytorch.gpus'][value='3']").check(force=True)
     expect(page.locator("#o-note b")).to_have_text("Joins the queue")
     note = page.locator("#o-note div")
-    expect(note).to_contain_text(re.compile(r"Expected [^a-z]+\."))
+    expect(note).to_contain_text(re.compile(rf"Expected {RANGE}\."))
     page.locator("[name='pytorch.hours']").fill("2")
     expect(note).to_contain_text(
-        re.compile(r"Expected [^a-z]+ with \d+ GiB, \d+ cores and 4 hours\.")
+        re.compile(rf"Expected {RANGE} with \d+ GiB, \d+ cores and 4 hours\.")
     )
     page.locator("[name='pytorch.hours']").fill("4")
     expect(page.locator("#o-go")).to_have_text("Join the queue")
@@ -97,19 +102,42 @@ def test_where_events_do_not_come_through_the_page_asks(page: Page, hub: StagedH
     )
 
 
-def test_an_expected_range_is_in_the_readers_own_zone(page: Page, hub: StagedHub) -> None:
-    hub.pool(expected=[30, 60])
+def zone_where_it_is(hour: int) -> str:
+    """A time zone in which it is this hour of the day now."""
+    ahead = (hour - datetime.now(UTC).hour) % 24
+    ahead = ahead - 24 if ahead > 14 else ahead
+    return f"Etc/GMT{-ahead:+d}"  # the names count westwards
+
+
+def said_hour(moment: datetime, now: datetime) -> str:
+    """A time as pages say it, on the clock of ``moment``."""
+    if moment.date() == now.date():
+        return f"{moment:%H:%M}"
+    year = "" if moment.year == now.year else f" {moment.year}"
+    return f"{moment.day} {moment:%b}{year}, {moment:%H:%M}"
+
+
+@pytest.mark.parametrize("begins", [-120, -15, 15], ids=["today", "over midnight", "tomorrow"])
+def test_an_expected_range_is_in_the_readers_own_zone(
+    sign_in: SignIn, hub: StagedHub, user: str, begins: int
+) -> None:
+    """Half an hour that begins so many minutes from the reader's next midnight."""
+    zone = zone_where_it_is(20)
+    page = sign_in(user, zone=zone)
+    before = datetime.now(ZoneInfo(zone)).replace(second=0, microsecond=0)
+    wait = 24 * 60 - before.hour * 60 - before.minute + begins
+    hub.pool(expected=[wait, wait + 30])
     page.goto(f"{hub.url}/hub/spawn")
     page.get_by_role("radio", name="PyTorch").check(force=True)
     page.locator("[name='pytorch.gpus'][value='3']").check(force=True)
-    berlin = datetime.now(ZoneInfo("Europe/Berlin"))
-    expected = {
-        f"{berlin + timedelta(minutes=ago + 30):%H:%M}–{berlin + timedelta(minutes=ago + 60):%H:%M}"
-        for ago in (-1, 0)
-    }
     mark = page.locator("label:has([name='pytorch.gpus'][value='3']) [data-mark]")
-    expect(mark).to_have_text(re.compile(r"\d\d:\d\d–"))
-    said = mark.inner_text().split(", ")[-1]
+    expect(mark).to_have_text(re.compile(RANGE))
+    said = mark.inner_text()
+    expected = set()
+    for late in range(2):  # the minute may end meanwhile
+        start, end = (before + timedelta(minutes=wait + late + more) for more in (0, 30))
+        until = said_hour(end, start if start.date() == end.date() else before)
+        expected.add(f"{said_hour(start, before)}–{until}")
     assert said in expected
 
 
