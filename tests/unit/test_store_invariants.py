@@ -326,7 +326,7 @@ def test_migrating_from_nothing_makes_exactly_the_tables_that_the_code_knows(
     empty: Database,
 ) -> None:
     # Every table is known to the metadata only once its module is imported.
-    from dcloud_spawner.store import ledger_schema, logins, measures_schema  # noqa: F401
+    from dcloud_spawner.store import datasets_schema, ledger_schema, logins, measures_schema  # noqa: F401
 
     empty.migrate()
     assert differences(empty) == []

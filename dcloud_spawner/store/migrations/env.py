@@ -6,6 +6,7 @@ from __future__ import annotations
 from alembic import context
 
 from dcloud_spawner.store import (
+    datasets_schema,  # noqa: F401
     ledger_schema,  # noqa: F401 (its tables are of the metadata)
     measures_schema,  # noqa: F401
 )
