@@ -20,11 +20,13 @@ from hub_services.cli.up import LONG_RUNNING, wait_until_ready
 def down(console: Console, deployment: Deployment, *, servers: bool) -> None:
     """Stop the programs; with ``servers`` then every user's server too."""
     # The programs first: while the hub runs it would start the next one in the queue.
-    with console.status("stopping hub, proxy, controller and web"):
+    with console.status("stopping hub, proxy, controller, web and data"):
         stopped = Supervisor(deployment).stop()
     if servers:
         _stop_servers(console, deployment)
-    console.print("stopped hub, proxy, controller and web" if stopped else "nothing was running")
+    console.print(
+        "stopped hub, proxy, controller, web and data" if stopped else "nothing was running"
+    )
     left = running_servers(deployment.settings)
     if left and not servers:
         console.print(
@@ -40,7 +42,7 @@ def restart(console: Console, deployment: Deployment, names: Sequence[str]) -> N
     supervisor = Supervisor(deployment)
     if not supervisor.pid():
         raise ConfigurationError("Nothing runs here. Run: dcloud up")
-    wanted = list(names) or ["hub", "controller", "web"]
+    wanted = list(names) or ["hub", "controller", "web", "data"]
     unknown = sorted(set(wanted) - set(LONG_RUNNING) - {"images"})
     if unknown:
         raise ConfigurationError(f"No program {unknown[0]}; there are {', '.join(LONG_RUNNING)}.")

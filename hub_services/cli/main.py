@@ -65,7 +65,7 @@ def down(with_servers: bool) -> None:
 @dcloud.command()
 @click.argument("programs", nargs=-1)
 def restart(programs: tuple[str, ...]) -> None:
-    """Restart PROGRAMS (hub, controller and web if none); users' servers keep running."""
+    """Restart PROGRAMS (hub, controller, web and data if none); users' servers keep running."""
     downs.restart(console, deployments.open_deployment(), programs)
 
 

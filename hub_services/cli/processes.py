@@ -69,6 +69,10 @@ def _web(deployment: Deployment) -> list[str]:
     return [sys.executable, "-m", "hub_services.web"]
 
 
+def _data(deployment: Deployment) -> list[str]:
+    return [sys.executable, "-m", "hub_services.datasets"]
+
+
 def _images(deployment: Deployment) -> list[str]:
     return [sys.executable, "-m", "dcloud_spawner.images"]
 
@@ -103,6 +107,7 @@ PROGRAMS = (
         steady_seconds=3,
     ),
     Program("web", _web, {}, "hub_services.web", 30, stop_seconds=5, steady_seconds=3),
+    Program("data", _data, {}, "hub_services.datasets", 30, stop_seconds=20, steady_seconds=3),
     Program("images", _images, {}, "dcloud_spawner.images", 40, once=True, stop_seconds=5),
 )
 

@@ -86,7 +86,7 @@ class Supervisor:
             names = ", ".join(f"{orphan.program} ({orphan.process.pid})" for orphan in orphans)
             done.append(f"ended what a killed supervisord left behind: {names}")
         self._spawn()
-        return [*done, "started proxy, hub, controller and web"]
+        return [*done, "started proxy, hub, controller, web and data"]
 
     def start_once(self, name: str) -> None:
         """Start a program that runs to its end, unless it runs already."""

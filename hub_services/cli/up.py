@@ -28,7 +28,12 @@ from hub_services.cli.deployment import (
     present_variables,
     remember,
 )
-from hub_services.cli.node import install_charts, install_proxy, proxy_installed
+from hub_services.cli.node import (
+    install_charts,
+    install_proxy,
+    install_uploader,
+    proxy_installed,
+)
 from hub_services.cli.orphans import find_orphans
 from hub_services.cli.preparation import images_in_preparation
 from hub_services.cli.processes import loopback
@@ -41,7 +46,7 @@ from hub_services.cli.way_in import first_admin, way_in
 READY_SECONDS = 90.0
 TRIES = 3
 """Starts of one program after which ``up`` stops hoping; supervisord goes on trying."""
-LONG_RUNNING = ("proxy", "hub", "controller", "web")
+LONG_RUNNING = ("proxy", "hub", "controller", "web", "data")
 
 
 def up(console: Console, *, simulated_gpus: int | None, forget: bool, install: bool) -> None:
@@ -66,7 +71,7 @@ def _up(
     if not proxy_installed(deployment.cache):
         with _step(console, "proxy (configurable-http-proxy, from the npm lock)"):
             install_proxy(deployment.cache)
-    _bring_charts(console, deployment)
+    _bring_libraries(console, deployment)
     deployment = prepare(console, deployment, simulated_gpus, install=install)
     supervisor = Supervisor(deployment)
     if not supervisor.pid():
@@ -75,19 +80,24 @@ def _up(
         _migrate(deployment)
     ProfileBook(deployment.settings.profiles_dir)
     done = supervisor.start()
-    for sentence in done or ["already running: proxy, hub, controller and web"]:
+    for sentence in done or ["already running: proxy, hub, controller, web and data"]:
         console.print(f"  {sentence}", highlight=False)
     wait_until_ready(console, deployment, supervisor)
     supervisor.start_once("images")  # after the hub, with which it would fight for the processor
     _greet(console, deployment)
 
 
-def _bring_charts(console: Console, deployment: Deployment) -> None:
-    try:
-        install_charts(deployment.cache, deployment.settings.assets_dir)
-    except (ConfigurationError, OSError) as error:
-        said = str(error).splitlines()[0]
-        console.print(f"  no charts on the usage pages, only their tables: {said}", highlight=False)
+def _bring_libraries(console: Console, deployment: Deployment) -> None:
+    """What some pages load; each does without, and says what else there is."""
+    for install, without in (
+        (install_charts, "no charts on the usage pages, only their tables"),
+        (install_uploader, "no uploads by drag and drop, only by dcloud data put"),
+    ):
+        try:
+            install(deployment.cache, deployment.settings.assets_dir)
+        except (ConfigurationError, OSError) as error:
+            said = str(error).splitlines()[0]
+            console.print(f"  {without}: {said}", highlight=False)
 
 
 def prepare(

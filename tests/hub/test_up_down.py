@@ -244,7 +244,8 @@ def test_the_web_service_is_there_and_asks_who_it_is(shell: Shell) -> None:
 
 def test_up_again_changes_nothing_and_says_so(shell: Shell) -> None:
     before = {
-        name: shell.pid(name) for name in ("supervisord", "proxy", "hub", "controller", "web")
+        name: shell.pid(name)
+        for name in ("supervisord", "proxy", "hub", "controller", "web", "data")
     }
     assert "already running" in shell.dcloud("up")
     assert before == {name: shell.pid(name) for name in before}
@@ -302,7 +303,7 @@ def test_restart_renews_the_hub_and_leaves_the_proxy(shell: Shell) -> None:
 
 
 def test_up_after_a_killed_supervisord_ends_its_orphans_and_starts_anew(shell: Shell) -> None:
-    orphans = [shell.pid(name) for name in ("proxy", "hub", "controller", "web")]
+    orphans = [shell.pid(name) for name in ("proxy", "hub", "controller", "web", "data")]
     os.kill(shell.pid("supervisord"), signal.SIGKILL)
     (shell.state / "run" / "proxy.pid").unlink()  # then it is known by its marker alone
     words = shell.dcloud("up")

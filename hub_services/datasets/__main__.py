@@ -1,0 +1,99 @@
+"""The process `data`: the loops of datasets beside the hub, without a web port.
+
+Each loop can fail on its own and goes on at its next turn; all may be killed at any time. There
+is one such process for a state folder: a lock says so, which ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from dcloud_spawner.errors import ConfigurationError, Unavailable
+from dcloud_spawner.platform import Platform
+from dcloud_spawner.settings import Settings, load_settings
+
+log = logging.getLogger("dcloud.data")
+
+Turn = Callable[[], Awaitable[None]]
+
+
+class Data:
+    """The loops, each a method that does one turn."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def turns(self) -> list[tuple[Turn, float]]:
+        """Each loop, and the seconds between two of its turns."""
+        return []
+
+    async def run(self) -> None:
+        """All loops, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for turn, seconds in self.turns():
+                group.create_task(_every(seconds, turn), name=turn.__name__)
+            await asyncio.Event().wait()
+
+    def close(self) -> None:
+        """Let go of what the loops hold."""
+
+
+async def _every(seconds: float, turn: Turn) -> None:
+    while True:
+        try:
+            await turn()
+        except Unavailable as error:
+            log.warning("%s", error.text)
+        except Exception:
+            log.exception("A turn failed; the next one comes in %g s.", seconds)
+        await asyncio.sleep(seconds)
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold the place of the one process `data` of this state folder; raises ConfigurationError
+    while another holds it. A kill -9 gives it back."""
+    folder = settings.state / "run"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "data.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError("Another process `data` runs in this state folder.") from error
+        yield
+
+
+async def serve() -> None:
+    """Run the loops until SIGTERM or SIGINT."""
+    settings = load_settings()
+    with only_one(settings):
+        platform = Platform(settings)
+        data = Data(platform)
+        task = asyncio.ensure_future(data.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            log.info("Stopped.")
+        finally:
+            data.close()
+            platform.close()
+
+
+def main() -> None:
+    """Entry point of ``python -m hub_services.datasets``."""
+    settings = load_settings()
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()
