@@ -1,4 +1,4 @@
-"""node, the proxy and the charts: node from PyPI's wheel, the rest from npm locks.
+"""node, the proxy, the charts and the uploader: node from PyPI's wheel, the rest from npm locks.
 
 The wheel's own ``bin/node`` command is a Python program that starts the real one as a child;
 ending it leaves the real node behind with the port. So the real binary is used throughout.
@@ -23,6 +23,9 @@ from hub_services.cli.deployment import CHECKOUT
 _PROXY = CHECKOUT / "deploy" / "node"
 _CHARTS = CHECKOUT / "deploy" / "charts"
 """A lock of its own: without the charts everything works, their tables too."""
+
+_UPLOADS = CHECKOUT / "deploy" / "uploads"
+"""Uppy and hash-wasm; without them datasets are uploaded by ``dcloud data put`` alone."""
 
 CHART_FILES = ("dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE")
 
@@ -75,6 +78,46 @@ def install_charts(cache: Path, assets: Path) -> None:
         shutil.copyfile(folder / "node_modules/uplot" / name, assets / Path(name).name)
 
 
+def install_uploader(cache: Path, assets: Path) -> None:
+    """Put the bundles that upload datasets from a browser where the web service finds them.
+
+    Raises ConfigurationError when npm cannot bring them; the pages then name the command line.
+    """
+    folder = _folder(cache, _UPLOADS)
+    built = folder / "built"
+    with _alone(folder):
+        if not (folder / "complete").exists():
+            _npm_ci(_UPLOADS, folder)
+            _bundle(_UPLOADS, folder, built)
+            (folder / "complete").touch()
+    assets.mkdir(parents=True, exist_ok=True)
+    for path in built.iterdir():
+        shutil.copyfile(path, assets / path.name)
+
+
+def _bundle(recipe: Path, folder: Path, built: Path) -> None:
+    """One file without imports for each entry: browsers cannot load packages by their names."""
+    entries = sorted(path.name for path in recipe.glob("*.js"))
+    for name in entries:
+        shutil.copyfile(recipe / name, folder / name)
+    command = [str(node_binary()), "node_modules/esbuild/bin/esbuild", *entries, "--bundle"]
+    options = ["--format=esm", "--minify", "--legal-comments=eof", "--log-level=error"]
+    done = subprocess.run(
+        [*command, *options, f"--outdir={built}"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise ConfigurationError(
+            f"deploy/{recipe.name} could not be bundled. esbuild said:\n{done.stderr[-2000:]}"
+        )
+    licences = sorted((folder / "node_modules").glob("**/LICENSE*"))
+    said = (f"{path.parent.name}\n\n{path.read_text()}" for path in licences)
+    (built / "UPLOADER-LICENCES").write_text("\n\n".join(said))
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Another `up` or test run may be doing the same."""
@@ -86,6 +129,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _folder(cache: Path, recipe: Path) -> Path:
     digest = hashlib.sha256((recipe / "package-lock.json").read_bytes())
+    for entry in sorted(recipe.glob("*.js")):
+        digest.update(entry.read_bytes())
     digest.update(str(node_binary()).encode())
     return cache / "node" / digest.hexdigest()[:16]
 
