@@ -145,6 +145,22 @@ class Person:
                 assert time.monotonic() < deadline, "no progress event"
         raise AssertionError("the progress stream ended without an event")
 
+    def fail_to_start(self, choice: dict[str, Any]) -> str:
+        """Ask for a server whose launch fails; returns why, when nothing of it is left.
+
+        The hub answers what fails within a second, and tells the rest by its progress stream.
+        """
+        answer = self.post(choice)
+        if answer.status_code != 202:
+            assert answer.status_code == 500, self.explained(answer)
+            return str(answer.json()["message"])
+        with self.deployment.api(self.token) as api:
+            told = api.get(f"{server_path(self.name)}/progress").text
+        *_, last = (json.loads(line[5:]) for line in told.splitlines() if line.startswith("data:"))
+        assert last.get("failed"), told
+        until(lambda: self.workload() is None, 20, "the end of the start")
+        return str(last["message"])
+
     def answers(self, server: str = "") -> bool:
         """Whether the server inside answers through the proxy."""
         part = f"{server}/" if server else ""

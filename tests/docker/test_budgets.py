@@ -1,7 +1,7 @@
 """Budgets on the real engine: one of two starts, the end at zero, warnings, what is set aside.
 
 A GPU costs one credit a second here, so that a budget ends within a test. What a first hour costs
-is there at first, and most of it expires soon.
+is there until a server runs; then most of it is taken away.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from dcloud_spawner import accounting, granting
+from dcloud_spawner import accounting, granting, transfers
+from dcloud_spawner.budget_funds import read_funds
 from dcloud_spawner.charging import NEVER_READY
 from dcloud_spawner.ledger.rates import MICRO, Resource
 from dcloud_spawner.platform import Platform, utc_now
@@ -43,7 +44,9 @@ ADMIN = Actor("admin")
 HOUR = 3600
 """Credits that an hour of one GPU costs."""
 
-TICK = 3
+TICK = 6
+"""Of the meter, in seconds: by no more may anything go on after its credits."""
+
 _numbers = itertools.count(1)
 
 
@@ -80,14 +83,17 @@ def project(people: list[Person], budget: Budget = Budget.HARD) -> Account:
     return made
 
 
-def give(
-    platform: Platform, account: Account, credits: float, *, for_seconds: float | None = None
-) -> None:
-    """Credits, for good or until they expire."""
-    ends_at = utc_now() + timedelta(seconds=for_seconds) if for_seconds else None
-    granting.grant(
-        platform, account.id, round(credits * MICRO), ADMIN, reason="for a test", ends_at=ends_at
-    )
+def give(platform: Platform, account: Account, credits: float) -> None:
+    """Credits for good."""
+    granting.grant(platform, account.id, round(credits * MICRO), ADMIN, reason="for a test")
+
+
+def take_all_but(platform: Platform, account: Account, credits: float) -> None:
+    """Leave so much of its credits, with what its servers used and have not paid yet taken off."""
+    with platform.database.reading() as connection:
+        (funds,) = (f for f in read_funds(connection, utc_now()) if f.account.id == account.id)
+    gone = funds.runway.left_microcredits - round(credits * MICRO)
+    transfers.adjust(platform, account.id, -gone, ADMIN, reason="for a test")
 
 
 def credits(platform: Platform, account: Account) -> tuple[float, float]:
@@ -172,25 +178,28 @@ def test_warnings_come_in_time_and_at_zero_servers_stop_with_their_homes_safe(
 ) -> None:
     person, other = people.many(2)
     lab, platform = project([person, other]), person.platform
-    give(platform, lab, 2 * HOUR, for_seconds=4)
-    give(platform, lab, 16)
+    give(platform, lab, 2 * HOUR)
     for each in (person, other):  # they share the end
         each.run(quick(1, account=lab.name))
     person.shell("echo kept > /home/dcloud/work.txt")
-    until(lambda: ends_of(person) and ends_of(person) == ends_of(other), 10, "one end of both")
-    until(lambda: notices(person), 5, "the notice")  # the hub reads anew a moment later
-    (notice,) = notices(person)
+    take_all_but(platform, lab, 20)
+    told: list[dict[str, Any]] = []
+    until(lambda: told.extend(notices(person)) or told, 10, "the notice")
+    (notice,) = told
     assert notice["level"] == "error" and notice["label"] == "Ask for more"
     assert notice["text"].startswith(f"{lab.name} has ") and "{at}" in notice["text"]
     until(lambda: not (person.state() or other.state()), 30, "the end at zero")
-    for each in (person, other):
-        (ended,) = each.past()
+    over_seconds = 0.0
+    (first,), (second,) = person.past(), other.past()
+    for ended in (first, second):
         assert ended.end_reason == "budget"
         assert ended.engine_finished_at is not None and ended.budget_ends_at is not None
         late = (ended.engine_finished_at - ended.budget_ends_at).total_seconds()
         assert -1 <= late <= TICK, late
+        over_seconds += late
+    assert first.budget_ends_at == second.budget_ends_at
     balance, _ = credits(platform, lab)
-    assert -2 * TICK <= balance <= 0.5, "each of both over by at most a tick"
+    assert balance == pytest.approx(-over_seconds, abs=1), "by what they ran beyond it"
     assert "now" in warned(person, lab) and warned(person, lab)[-1] == "out"
     assert len(warned(person, lab)) == len(set(warned(person, lab))), "each once"
     assert person.post(quick(1, account=lab.name)).status_code == 403
@@ -202,9 +211,9 @@ def test_warnings_come_in_time_and_at_zero_servers_stop_with_their_homes_safe(
 def test_credits_in_time_withdraw_the_end(people: People) -> None:
     person = people()
     lab, platform = project([person]), person.platform
-    give(platform, lab, HOUR, for_seconds=3)
-    give(platform, lab, 20)
+    give(platform, lab, HOUR)
     person.run(quick(1, account=lab.name))
+    take_all_but(platform, lab, 40)
     until(lambda: notices(person), 10)
     give(platform, lab, 20 * HOUR)
     until(lambda: not notices(person), 10, "the end of the warning")
