@@ -14,7 +14,7 @@ from dcloud_spawner.spawners.acts import noting_acts
 from dcloud_spawner.spawners.handlers import with_handlers
 from dcloud_spawner.spawners.select import spawner_class
 from dcloud_spawner.spawners.use import noticing_use
-from hub_services.web.wiring import USER_ROLE, hub_service
+from hub_services.web.wiring import CUSTOM_SCOPES, SERVER_ROLE, USER_ROLE, hub_service
 
 c: Any = get_config()  # type: ignore[name-defined]
 
@@ -65,7 +65,9 @@ c.JupyterHub.load_roles = [
         "scopes": ["list:users", "read:servers", "servers"],
     },
     USER_ROLE,
+    SERVER_ROLE,
 ]
+c.JupyterHub.custom_scopes = CUSTOM_SCOPES
 
 configure_authenticator(c, settings, platform)
 c.JupyterHub.authenticator_class = with_handlers(c.JupyterHub.authenticator_class)

@@ -13,10 +13,24 @@ ADMINISTRATION_SCOPE = "admin-ui"
 """The hub gives it to administrators. A token of theirs that was made without it stays that of
 a plain user."""
 
+DATA_SCOPE = "custom:dcloud:data"
+"""What a server's own token has: it reaches the operations of the API that say so
+(``Operation.by_server``), as its user and from that one server, and no page."""
+
+CUSTOM_SCOPES = {
+    DATA_SCOPE: {"description": "Reach one's data from inside a server: credentials for storage"}
+}
+
 USER_ROLE = {
     "name": "user",
     "description": "One's own things, and the pages and the API of DCloud",
-    "scopes": ["self", WEB_SCOPE],
+    "scopes": ["self", WEB_SCOPE, DATA_SCOPE],
+}
+
+SERVER_ROLE = {
+    "name": "server",
+    "description": "Say when it was used, and reach its user's data",
+    "scopes": ["users:activity!user", "access:servers!server", f"{DATA_SCOPE}!server"],
 }
 
 

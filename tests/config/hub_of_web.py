@@ -6,7 +6,13 @@ import os
 from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
 from dcloud_spawner.settings import load_settings
-from hub_services.web.wiring import USER_ROLE, WEB_SCOPE, hub_service
+from hub_services.web.wiring import (
+    CUSTOM_SCOPES,
+    SERVER_ROLE,
+    USER_ROLE,
+    WEB_SCOPE,
+    hub_service,
+)
 
 settings = load_settings()
 
@@ -38,4 +44,6 @@ c.JupyterHub.load_roles = [
         "scopes": ["admin:users", "admin:groups", "tokens", WEB_SCOPE],
     },
     USER_ROLE,
+    SERVER_ROLE,
 ]
+c.JupyterHub.custom_scopes = CUSTOM_SCOPES

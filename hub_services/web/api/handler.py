@@ -19,6 +19,7 @@ from dcloud_spawner.errors import (
 )
 from hub_services.web.api.operation import KEY_HEADER, Call, Nothing, Operation, Wire
 from hub_services.web.handler import SAFE, Handler
+from hub_services.web.viewer import Viewer
 
 LARGEST_BODY_BYTES = 64 * 1024
 
@@ -46,6 +47,11 @@ class ApiHandler(Handler):
             error.status_code = 401 if "Authorization" in self.request.headers else 403
             raise error
         self.service.calls.count(self.viewer.name)
+
+    def admits_server(self, viewer: Viewer) -> bool:
+        """Operations say so one by one."""
+        operation = self.operations.get(str(self.request.method))
+        return viewer.server is not None and operation is not None and operation.by_server
 
     async def get(self, *values: str) -> None:
         """Read."""

@@ -73,6 +73,8 @@ class Operation(Generic[Query, Body, Answer]):
     """Beside those that any operation may answer with."""
     takes_key: bool = False
     """Whether an Idempotency-Key makes a repeated request do nothing twice."""
+    by_server: bool = False
+    """Whether a program inside a server may ask for it with the server's own token."""
 
     @property
     def name(self) -> str:
