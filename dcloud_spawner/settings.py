@@ -88,6 +88,41 @@ class Settings(BaseSettings):
     )
     public_url: str = Field("", description="Address users see, if not http://HOST:PORT/.")
 
+    storage_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#@]+/?)?$",
+        description="Address of an S3 server for datasets, without a path; empty means the small "
+        "default that `dcloud up` starts on this machine.",
+    )
+    storage_bucket: str = Field(
+        "dcloud",
+        pattern=r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$",
+        description="Bucket that holds everything; made when it is not there.",
+    )
+    storage_region: str = Field(
+        "us-east-1", pattern=r"^[a-z0-9-]{1,32}$", description="Region of the S3 server."
+    )
+    storage_public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#@]+/?)?$",
+        description="Where browsers and notebooks reach the same S3 server, without a path; empty "
+        "means that uploads go through the hub's own address.",
+    )
+    storage_port: int = Field(
+        8083, ge=1, le=65535, description="Loopback port of the small default storage."
+    )
+    storage_gate_port: int = Field(
+        8084, ge=1, le=65535, description="Loopback port that lets uploads, and nothing else, in."
+    )
+    project_storage_gib: float | None = Field(
+        500.0,
+        ge=0,
+        description="GiB of datasets that each project may store; none: as much as there is.",
+    )
+    dataset_bin_days: int = Field(
+        30, ge=0, description="Days for which a deleted dataset can be brought back."
+    )
+
     reserve_memory_gib: float = Field(
         2.0, ge=0, description="Memory of each node that is kept for the platform itself, GiB."
     )

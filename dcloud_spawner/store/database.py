@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import alembic.config
@@ -31,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.types import TypeEngine
 
 ADVISORY_LOCK = 0x0DC10D
 """Key of the one advisory lock that all writers share on PostgreSQL."""
@@ -69,6 +71,18 @@ class AnyText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else storable(value)
+
+
+class PathText(TypeDecorator[str]):
+    """A path, in the order of its bytes on every database: what begins alike lies together, so a
+    folder is a range of the index."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        collation = "C" if dialect.name == "postgresql" else None
+        return dialect.type_descriptor(Text(collation=collation))
 
 
 def storable(text: str) -> str:

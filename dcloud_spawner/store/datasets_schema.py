@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-from dcloud_spawner.store.database import AnyText, UtcDateTime
+from dcloud_spawner.store.database import AnyText, PathText, UtcDateTime
 from dcloud_spawner.store.schema import metadata
 
 datasets = Table(
@@ -112,9 +112,9 @@ dataset_files = Table(
     metadata,
     Column("version", ForeignKey("dataset_versions.id"), primary_key=True),
     # Relative, with "/", normalised (dcloud_spawner.datasets.paths).
-    Column("path", AnyText, primary_key=True),
+    Column("path", PathText, primary_key=True),
     # The folder it lies in, "" at the top.
-    Column("folder", AnyText, nullable=False),
+    Column("folder", PathText, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     # As read back from storage; None until that was done.
     Column("sha256", String(64), nullable=True),
@@ -131,8 +131,8 @@ dataset_folders = Table(
     "dataset_folders",
     metadata,
     Column("version", ForeignKey("dataset_versions.id"), primary_key=True),
-    Column("path", AnyText, primary_key=True),
-    Column("parent", AnyText, nullable=False),
+    Column("path", PathText, primary_key=True),
+    Column("parent", PathText, nullable=False),
     Column("files", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Index("ix_dataset_folders_parent", "version", "parent", "path"),
@@ -158,7 +158,7 @@ dataset_uploads = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("version", ForeignKey("dataset_versions.id"), nullable=False),
-    Column("path", AnyText, nullable=False),
+    Column("path", PathText, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     # When the file was last changed at the uploader's, ms since 1970: the same file again?
     Column("modified_ms", BigInteger, nullable=True),

@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-from dcloud_spawner.store.database import AnyText, UtcDateTime
+from dcloud_spawner.store.database import AnyText, PathText, UtcDateTime
 
 revision = "0014"
 down_revision = "0013"
@@ -142,8 +142,8 @@ def _contents() -> None:
     op.create_table(
         "dataset_files",
         Column("version", String(32), nullable=False),
-        Column("path", AnyText(), nullable=False),
-        Column("folder", AnyText(), nullable=False),
+        Column("path", PathText(), nullable=False),
+        Column("folder", PathText(), nullable=False),
         Column("size_bytes", BigInteger(), nullable=False),
         Column("sha256", String(64)),
         Column("claimed_sha256", String(64)),
@@ -159,8 +159,8 @@ def _contents() -> None:
     op.create_table(
         "dataset_folders",
         Column("version", String(32), nullable=False),
-        Column("path", AnyText(), nullable=False),
-        Column("parent", AnyText(), nullable=False),
+        Column("path", PathText(), nullable=False),
+        Column("parent", PathText(), nullable=False),
         Column("files", Integer(), nullable=False),
         Column("size_bytes", BigInteger(), nullable=False),
         ForeignKeyConstraint(
@@ -176,7 +176,7 @@ def _work() -> None:
         "dataset_uploads",
         Column("id", String(32), nullable=False),
         Column("version", String(32), nullable=False),
-        Column("path", AnyText(), nullable=False),
+        Column("path", PathText(), nullable=False),
         Column("size_bytes", BigInteger(), nullable=False),
         Column("modified_ms", BigInteger()),
         Column("part_bytes", BigInteger(), nullable=False),
