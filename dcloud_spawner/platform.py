@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import ParamSpec, TypeVar
 
 from sqlalchemy import Connection
@@ -27,6 +28,7 @@ from dcloud_spawner.scheduler.preempt import Preemption
 from dcloud_spawner.scheduler.schedule import GIB, Capacity, schedule
 from dcloud_spawner.scheduler.verdicts import GateMaker
 from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store import events, leases, nodes
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor
@@ -83,6 +85,7 @@ class Platform:
         self._reading_threads = ThreadPoolExecutor(2, "reading")
         self.engine_threads = ThreadPoolExecutor(settings.engine_workers, "engine")
         """Threads for calls to the engine: many, so that one slow call blocks no other."""
+        self._storage_threads = ThreadPoolExecutor(16, "storage")
 
     async def in_database_thread(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -102,6 +105,18 @@ class Platform:
     ) -> T:
         """Run a function that talks to the engine without blocking the event loop."""
         return await _in(self.engine_threads, function, *args, **kwargs)
+
+    async def in_storage_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a function that talks to the object storage without blocking the event loop; a
+        storage that is away blocks nothing else."""
+        return await _in(self._storage_threads, function, *args, **kwargs)
+
+    @cached_property
+    def storage(self) -> ObjectStore:
+        """The object storage; raises ConfigurationError when its keys cannot be read."""
+        return ObjectStore.of(self.settings)
 
     def run_pass(self) -> Plan:
         """One scheduling pass now. Blocks."""
@@ -166,6 +181,7 @@ class Platform:
         self._database_threads.shutdown(wait=False, cancel_futures=True)
         self._reading_threads.shutdown(wait=False, cancel_futures=True)
         self.engine_threads.shutdown(wait=False, cancel_futures=True)
+        self._storage_threads.shutdown(wait=False, cancel_futures=True)
         self.database.close()
 
 

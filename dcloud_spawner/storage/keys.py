@@ -1,0 +1,90 @@
+"""Where things lie in the bucket. Pure; nobody else puts a key together.
+
+    datasets/DATASET/VERSION/PATH      the files of one version, under their own names
+    manifests/DATASET/VERSION.json     its manifest, beside and not inside what is mounted
+    people/HOME/PATH                   somebody's personal space
+
+Every prefix ends in ``/``, so that no policy for one reaches its longer-named neighbour.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+
+DATASETS = "datasets/"
+MANIFESTS = "manifests/"
+PEOPLE = "people/"
+
+
+def dataset_prefix(dataset: str) -> str:
+    """All versions of a dataset; raises ValueError when that is no id."""
+    return f"{DATASETS}{_checked(dataset)}/"
+
+
+def version_prefix(dataset: str, version: str) -> str:
+    """All files of one version."""
+    return f"{dataset_prefix(dataset)}{_checked(version)}/"
+
+
+def file_key(dataset: str, version: str, path: str) -> str:
+    """One file; ``path`` has passed ``datasets.paths.clean_path``, and what could leave the
+    prefix is refused here once more (ValueError)."""
+    return version_prefix(dataset, version) + _inside(path)
+
+
+def manifests_prefix(dataset: str) -> str:
+    """The manifests of all versions of a dataset."""
+    return f"{MANIFESTS}{_checked(dataset)}/"
+
+
+def manifest_key(dataset: str, version: str) -> str:
+    """The manifest of one version."""
+    return f"{manifests_prefix(dataset)}{_checked(version)}.json"
+
+
+def person_prefix(home: str) -> str:
+    """The personal space that belongs to a home folder's id."""
+    return f"{PEOPLE}{_checked(home)}/"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a key is of."""
+
+    kind: Literal["dataset", "manifest", "person"]
+    owner: str
+    """Id of the dataset, or of the home."""
+    version: str = ""
+    path: str = ""
+
+
+def place_of(key: str) -> Place | None:
+    """What an object is of; None for one that is none of ours."""
+    kind, _, rest = key.partition("/")
+    owner, _, rest = rest.partition("/")
+    if not owner or not rest:
+        return None
+    if kind == "people":
+        return Place("person", owner, path=rest)
+    if kind == "manifests" and rest.endswith(".json") and "/" not in rest:
+        return Place("manifest", owner, rest.removesuffix(".json"))
+    version, _, path = rest.partition("/")
+    if kind == "datasets" and version and path:
+        return Place("dataset", owner, version, path)
+    return None
+
+
+def _checked(part: str) -> str:
+    if not _ID.fullmatch(part) or ".." in part:
+        raise ValueError(f"{part!r} is no id")
+    return part
+
+
+def _inside(path: str) -> str:
+    if not path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError(f"{path!r} is no path inside a prefix")
+    return path

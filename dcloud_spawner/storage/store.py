@@ -1,0 +1,380 @@
+"""The object storage as the platform sees it: any S3, by minio-py. Thread-safe; every call blocks.
+
+Every error is one of :mod:`dcloud_spawner.storage.errors`. What a short hiccup spoils is tried
+again here; what stays away is :class:`StorageAway`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, BinaryIO, Self
+from urllib.parse import quote
+
+import urllib3
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.datatypes import Part as MinioPart
+from minio.deleteobjects import DeleteObject
+from urllib3.response import BaseHTTPResponse
+
+from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage.access import StorageAccess, access_of
+from dcloud_spawner.storage.errors import ObjectMissing, StorageRefused
+from dcloud_spawner.storage.failures import told
+from dcloud_spawner.storage.signing import presign
+
+CHUNK_BYTES = 1 << 20
+BINARY = "application/octet-stream"
+MIN_PART_BYTES = 5 << 20
+"""Every part but the last is at least so large: S3's own rule."""
+MAX_PARTS = 10_000
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as a listing or a look at it shows it."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    modified_at: datetime | None
+    is_folder: bool = False
+    """Of a listing that does not go down: what lies below ``key``."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a multipart upload that the storage has."""
+
+    number: int
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class OpenUpload:
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    key: str
+    upload: str
+    begun_at: datetime | None
+
+
+class ObjectStore:
+    """One bucket."""
+
+    def __init__(
+        self, access: StorageAccess, *, connect_seconds: float = 5.0, read_seconds: float = 60.0
+    ) -> None:
+        self.access = access
+        self.bucket = access.bucket
+        self._http = _Connections(
+            timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
+            maxsize=32,
+            retries=urllib3.Retry(
+                total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], redirect=0
+            ),
+        )
+        self._client = Minio(
+            access.host,
+            access_key=access.access_key,
+            secret_key=access.secret_key,
+            session_token=access.session_token or None,
+            secure=access.secure,
+            region=access.region,
+            http_client=self._http,
+        )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The deployment's; raises ConfigurationError when its keys cannot be read."""
+        return cls(access_of(settings))
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.clear()
+
+    # ------------------------------------------------------------------------ bucket
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket unless it is there."""
+        with told(self.bucket):
+            if self._client.bucket_exists(self.bucket):
+                return
+            try:
+                self._client.make_bucket(self.bucket, location=self.access.region)
+            except Exception:
+                # Somebody else was quicker.
+                if not self._client.bucket_exists(self.bucket):
+                    raise
+
+    # ------------------------------------------------------------------------ objects
+
+    def put(
+        self, key: str, data: bytes | BinaryIO, size_bytes: int = -1, content_type: str = BINARY
+    ) -> str:
+        """Write an object in one go; returns its ETag. A stream is read to its end, or says its
+        size."""
+        with told(key):
+            if isinstance(data, bytes):
+                headers = {"Content-Type": content_type}
+                written = self._client._put_object(self.bucket, key, data, dict(headers))
+            else:
+                written = self._client.put_object(
+                    self.bucket,
+                    key,
+                    data,
+                    size_bytes,
+                    content_type=content_type,
+                    part_size=0 if size_bytes >= 0 else 16 << 20,
+                )
+            return written.etag or ""
+
+    def stat(self, key: str) -> StoredObject:
+        """Size and ETag; raises ObjectMissing."""
+        with told(key):
+            found = self._client.stat_object(self.bucket, key)
+            return StoredObject(key, found.size or 0, found.etag or "", found.last_modified)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            self.stat(key)
+        except ObjectMissing:
+            return False
+        return True
+
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> Reader:
+        """Read an object, or ``length`` bytes of it from ``offset``, as they come.
+
+        Use it as a context manager. Raises ObjectMissing; a connection that breaks before the
+        last byte is StorageAway, never a short read that looks whole.
+        """
+        with told(key):
+            answer = self._client.get_object(self.bucket, key, offset=offset, length=length or 0)
+        return Reader(key, answer)
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """An object's bytes, or some of them."""
+        if length == 0:
+            return b""
+        with self.open(key, offset, length) as reader:
+            return b"".join(reader)
+
+    def stream(
+        self, key: str, offset: int = 0, length: int | None = None, chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[bytes]:
+        """An object's bytes in chunks."""
+        with self.open(key, offset, length) as reader:
+            yield from reader.chunks(chunk_bytes)
+
+    def list(
+        self, prefix: str, *, after: str = "", recursive: bool = True, limit: int | None = None
+    ) -> Iterator[StoredObject]:
+        """Objects under a prefix in the order of their keys, those after ``after``.
+
+        Without ``recursive`` what lies deeper shows as one folder.
+        """
+        with told(prefix):
+            found = self._client.list_objects(
+                self.bucket, prefix=prefix, recursive=recursive, start_after=after or None
+            )
+            for item in islice(found, limit):
+                yield StoredObject(
+                    item.object_name or "",
+                    item.size or 0,
+                    (item.etag or "").strip('"'),
+                    item.last_modified,
+                    is_folder=item.is_dir,
+                )
+
+    def copy(self, source: str, target: str) -> str:
+        """Copy an object inside the storage, of any size; returns the new ETag."""
+        with told(source):
+            copied = self._client.copy_object(self.bucket, target, CopySource(self.bucket, source))
+            return copied.etag or ""
+
+    def remove(self, key: str) -> None:
+        """Remove an object; that there is none is success."""
+        with told(key):
+            self._client.remove_object(self.bucket, key)
+
+    def remove_many(self, keys: Iterable[str]) -> int:
+        """Remove objects, a thousand in a call; returns how many. Raises StorageRefused with the
+        first that could not be."""
+        given = iter(keys)
+        removed = 0
+        while batch := list(islice(given, 1000)):
+            with told(batch[0]):
+                result = self._client.remove_objects(self.bucket, map(DeleteObject, batch))
+                for error in result:
+                    raise StorageRefused(error.code or "error", f"{error.name}: {error.message}")
+            removed += len(batch)
+        return removed
+
+    def remove_prefix(self, prefix: str) -> int:
+        """Remove all under a prefix; returns how many objects there were."""
+        if not prefix.endswith("/"):
+            raise ValueError(f"{prefix!r} is no folder")
+        return self.remove_many(found.key for found in list(self.list(prefix)))
+
+    # ------------------------------------------------------------------------ multipart uploads
+
+    def create_upload(self, key: str, content_type: str = BINARY) -> str:
+        """Begin a multipart upload; returns the storage's id of it."""
+        with told(key):
+            headers = {"Content-Type": content_type}
+            return self._client._create_multipart_upload(self.bucket, key, dict(headers))
+
+    def put_part(self, key: str, upload: str, number: int, data: bytes) -> Part:
+        """Send a part (from 1) from here; raises UploadGone."""
+        with told(key):
+            etag = self._client._upload_part(self.bucket, key, data, None, upload, number)
+            return Part(number, len(data), etag)
+
+    def list_parts(self, key: str, upload: str) -> Sequence[Part]:
+        """The parts that the storage has, by number; raises UploadGone."""
+        parts: list[Part] = []
+        marker: str | None = None
+        with told(key):
+            while True:
+                page = self._client._list_parts(self.bucket, key, upload, part_number_marker=marker)
+                parts += [
+                    Part(part.part_number, part.size or 0, part.etag.strip('"'))
+                    for part in page.parts
+                ]
+                following = str(page.next_part_number_marker or "")
+                if not page.is_truncated or following == marker or not following:
+                    return sorted(parts, key=lambda part: part.number)
+                marker = following
+
+    def complete_upload(self, key: str, upload: str, parts: Sequence[Part]) -> str:
+        """Make the object of its parts; returns its ETag. Raises UploadGone."""
+        with told(key):
+            given = [MinioPart(part.number, part.etag) for part in parts]
+            done = self._client._complete_multipart_upload(self.bucket, key, upload, given)
+            return (done.etag or "").strip('"')
+
+    def abort_upload(self, key: str, upload: str) -> None:
+        """Forget an upload and its parts; that there is none is success."""
+        with told(key, gone_is_fine=True):
+            self._client._abort_multipart_upload(self.bucket, key, upload)
+
+    def open_uploads(self, prefix: str = "") -> Iterator[OpenUpload]:
+        """Uploads that were begun and not ended. MinIO lists those of one exact key only."""
+        key_marker = id_marker = None
+        with told(prefix):
+            while True:
+                page = self._client._list_multipart_uploads(
+                    self.bucket,
+                    prefix=prefix,
+                    key_marker=key_marker,
+                    upload_id_marker=id_marker,
+                )
+                for found in page.uploads:
+                    yield OpenUpload(found.object_name, found.upload_id or "", found.initiated_time)
+                if not page.is_truncated or not page.next_key_marker:
+                    return
+                key_marker, id_marker = page.next_key_marker, page.next_upload_id_marker
+
+    # ------------------------------------------------------------------------ presigned URLs
+
+    def presign_part(
+        self,
+        key: str,
+        upload: str,
+        number: int,
+        size_bytes: int,
+        *,
+        origin: str = "",
+        seconds: int = 3600,
+        now: datetime | None = None,
+    ) -> str:
+        """A URL that takes one part of exactly this size by PUT.
+
+        ``origin`` (scheme and host that the browser uses for the hub) is where it leads unless
+        the storage has a public address of its own.
+        """
+        return presign(
+            self.access,
+            "PUT",
+            key,
+            base=self._base(origin),
+            query={"partNumber": str(number), "uploadId": upload},
+            headers={"Content-Length": str(size_bytes)},
+            seconds=seconds,
+            now=now or datetime.now(UTC),
+        )
+
+    def presign_get(
+        self, key: str, *, filename: str = "", seconds: int = 300, now: datetime | None = None
+    ) -> str:
+        """A URL that downloads an object as a file, never shown by the browser.
+
+        Leads to the storage itself: the hub's own address answers no GET of objects.
+        """
+        name = quote(filename or key.rpartition("/")[2], safe="")
+        return presign(
+            self.access,
+            "GET",
+            key,
+            base=self.access.public_url or self.access.url,
+            query={
+                "response-content-type": BINARY,
+                "response-content-disposition": f"attachment; filename*=UTF-8''{name}",
+            },
+            headers={},
+            seconds=seconds,
+            now=now or datetime.now(UTC),
+        )
+
+    def _base(self, origin: str) -> str:
+        return self.access.public_url or origin or self.access.url
+
+
+class _Connections(urllib3.PoolManager):
+    """rclone calls its errors text/xml, and minio-py reads application/xml only."""
+
+    def urlopen(self, *args: Any, **more: Any) -> BaseHTTPResponse:
+        answer = super().urlopen(*args, **more)
+        if answer.status >= 400 and answer.headers.get("Content-Type", "").startswith("text/xml"):
+            answer.headers["Content-Type"] = "application/xml"
+        return answer
+
+
+class Reader:
+    """The bytes of one object as they come; a context manager, and an iterator of chunks."""
+
+    def __init__(self, key: str, answer: BaseHTTPResponse) -> None:
+        self._key = key
+        self._answer = answer
+        self.size_bytes = int(answer.headers.get("Content-Length", "-1"))
+        """How many bytes will come; -1 when the storage does not say."""
+        self.etag = answer.headers.get("ETag", "").strip('"')
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.chunks()
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """The rest in chunks of at most so many bytes."""
+        while chunk := self.read(chunk_bytes):
+            yield chunk
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; b"" at the end. Raises StorageAway when the connection breaks."""
+        with told(self._key):
+            return self._answer.read(size)
+
+    def close(self) -> None:
+        """Give the connection back, or end it when there was more to come."""
+        self._answer.close()
+        self._answer.release_conn()
