@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from dcloud_spawner import accounting, charging
 from dcloud_spawner.budget_gate import place_in_line, refuse_unpayable
+from dcloud_spawner.datasets import choose, rights
 from dcloud_spawner.engines.base import ContainerFacts
 from dcloud_spawner.errors import Conflict, EngineError, InvalidChoice
 from dcloud_spawner.limit_check import refuse_beyond_limits
@@ -68,9 +69,9 @@ def submit(
     is decided here, once.
 
     Raises InvalidChoice when no node could ever hold it, NotFound or NotAllowed for a project that
-    may not pay for this user or cannot pay for this, NotAllowed for what the user's limits never
-    allow, Conflict when this server already has a workload that has not ended. Nothing is
-    written then.
+    may not pay for this user or cannot pay for this, NotFound for a dataset that they may not
+    read, NotAllowed for what the user's limits never allow, Conflict when this server already has
+    a workload that has not ended. Nothing is written then.
     """
     now, new = utc_now(), _asked(user, server_name, choice, image, keeps_place_for)
     with platform.database.transaction() as connection:
@@ -87,18 +88,20 @@ def submit(
         new = with_due(connection, platform, new, groups, now)
         new = replace(new, reservation=reservation_for(connection, new, groups, now))
         refuse_unpayable(connection, payer, new, platform.hold_rule, now)
+        chosen: tuple[choose.Chosen, ...] = ()
+        if choice.datasets:
+            asking = rights.who(connection, user, groups, administrator=administrator)
+            chosen = choose.resolve(connection, asking, choice.datasets)
         workload = workloads.insert(connection, new, now)
+        mounted = choose.take(connection, workload.id, chosen, now)
         place_in_line(connection, (payer,), platform.hold_rule, now)
         look_at(connection, platform.gates, workload.id, now)
         workload = workloads.get(connection, workload.id)
-        events.note(
-            connection,
-            actor,
-            "workload.submit",
-            workload.id,
-            at=now,
-            detail={"user": user, "server": server_name, "choice": choice.as_dict()},
-        )
+        detail: dict[str, object] = {"user": user, "server": server_name}
+        detail["choice"] = choice.as_dict()
+        if mounted:
+            detail["datasets"] = mounted
+        events.note(connection, actor, "workload.submit", workload.id, at=now, detail=detail)
     return workload
 
 

@@ -10,11 +10,12 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dcloud_spawner.datasets.wishes import DatasetWish, parse_wishes
 from dcloud_spawner.errors import InvalidChoice, NotAllowed
 from dcloud_spawner.profiles import Profile
 
@@ -47,6 +48,7 @@ class _Given(BaseModel):
     hours: int | None = None
     image: Annotated[str, Field(max_length=500)] | None = None
     account: Annotated[str, Field(max_length=500)] | None = None
+    datasets: list[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,16 @@ class Choice:
     account: str | None = None
     """Name of the project that pays; None: the user's own account. Whether it may be charged is
     judged where it is submitted: who is a member changes, and the choice is kept."""
+    datasets: tuple[DatasetWish, ...] | None = None
+    """To be mounted under ~/datasets; None: nothing was said, and the profile has none. Empty:
+    none, whatever the profile has. Who may read them is judged where it is submitted."""
 
     def as_dict(self) -> dict[str, object]:
         """The choice as JSON, as the API takes it and the database keeps it."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        plain = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.datasets is not None:
+            plain["datasets"] = [wish.as_dict() for wish in self.datasets]
+        return plain
 
     @property
     def memory_bytes(self) -> int:
@@ -107,6 +115,7 @@ def validate(
         hours=_hours(fields.hours, profile),
         image=_image(fields.image, profile),
         account=_account(fields.account),
+        datasets=_datasets(fields.datasets, profile),
     )
     if choice.gpus == 0 and choice.gpu_model is not None:
         raise InvalidChoice(
@@ -262,6 +271,13 @@ def _account(account: str | None) -> str | None:
             field="account",
         )
     return account.strip()
+
+
+def _datasets(given: list[Any] | None, profile: Profile) -> tuple[DatasetWish, ...] | None:
+    """What was said, or else what the profile brings."""
+    if given is None:
+        return profile.datasets or None
+    return parse_wishes(given) or (() if profile.datasets else None)
 
 
 def _matches(pattern: str, image: str) -> bool:

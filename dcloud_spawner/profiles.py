@@ -19,7 +19,8 @@ import regex
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from dcloud_spawner.errors import ConfigurationError
+from dcloud_spawner.datasets.wishes import DatasetWish, parse_wishes
+from dcloud_spawner.errors import ConfigurationError, InvalidChoice
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class Profile(_Model):
     groups: tuple[str, ...] = ()
     """Hub groups that may use it; empty means everyone."""
     environment: Mapping[str, str] = Field(default_factory=dict)
+    datasets: tuple[DatasetWish, ...] = ()
+    """Mounted unless a choice says otherwise, for those who may read them."""
     order: Annotated[int, Field(strict=True)] = 100
 
     @field_validator("image_pattern")
@@ -105,6 +108,14 @@ class Profile(_Model):
             except regex.error as error:
                 raise ValueError(f"not a regular expression: {error}") from error
         return pattern
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _datasets_are_named(cls, given: object) -> tuple[DatasetWish, ...]:
+        try:
+            return parse_wishes(given)
+        except InvalidChoice as error:
+            raise ValueError(error.text.removeprefix("datasets: ")) from error
 
     @field_validator("environment")
     @classmethod

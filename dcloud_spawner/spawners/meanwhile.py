@@ -23,6 +23,7 @@ from jupyterhub.user import User
 from jupyterhub.utils import url_escape_path, url_path_join
 from tornado.web import HTTPError
 
+from dcloud_spawner.datasets.wishes import kept_wishes
 from dcloud_spawner.options import Choice
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.profiles import Profile
@@ -48,6 +49,7 @@ def choice_beside(waiting: Workload, profile: Profile) -> Choice:
         hours=max(1, waiting.limit_seconds // 3600),
         image=waiting.choice.get("image"),
         account=waiting.choice.get("account"),
+        datasets=kept_wishes(waiting.choice["datasets"]) if "datasets" in waiting.choice else None,
     )
 
 

@@ -42,6 +42,32 @@ def test_who_pays_is_one_field_for_all_profiles_and_empty_means_oneself() -> Non
     assert choice_from_form(posted(profile="cpu", account="")) == {"profile": "cpu"}
 
 
+def test_ticked_datasets_come_with_their_version_and_mode_and_others_do_not() -> None:
+    form = {
+        **posted(profile="cpu"),
+        "datasets": ["", "ann/cars", "lab/words", "ann/new"],
+        "version@ann/cars": ["3"],
+        "mode@ann/cars": ["stream"],
+        "version@lab/words": ["latest"],
+        "mode@lab/words": [""],
+        "version@ann/not-ticked": ["1"],
+    }
+    assert choice_from_form(form)["datasets"] == [
+        {"name": "ann/cars", "version": 3, "mode": "stream"},
+        {"name": "lab/words", "version": "latest"},
+        "ann/new",
+    ]
+
+
+def test_a_form_in_which_no_dataset_is_ticked_says_so() -> None:
+    assert choice_from_form({"datasets": [""]}) == {"datasets": []}
+
+
+def test_a_link_may_name_datasets_with_their_versions() -> None:
+    link = {"datasets": ["ann/cars@3,lab/words", " a@lab.example/x "]}
+    assert choice_from_form(link)["datasets"] == ["ann/cars@3", "lab/words", "a@lab.example/x"]
+
+
 def test_plain_names_work_too() -> None:
     form = posted(profile="pytorch", gpus="2", memory_gib="16", gpu_model="NVIDIA RTX A5000")
     assert choice_from_form(form) == {

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dcloud_spawner.errors import InvalidChoice, NotAllowed, UserError
 from dcloud_spawner.form.fields import choice_from_form
@@ -253,6 +254,40 @@ BAD += [
         ("very long", "v" * 1_000_000),
     )
 ]
+BAD += [
+    (f"datasets that are {name}", {"datasets": datasets}, "datasets")
+    for name, datasets in (
+        ("a text", "ann/cars"),
+        ("an object", {"name": "ann/cars"}),
+        ("a number", 7),
+        ("numbers", [1]),
+        ("nothing in a list", [None]),
+        ("lists", [["ann/cars"]]),
+        ("without a name", [{}]),
+        ("without an owner", ["cars"]),
+        ("without a dataset", ["ann/"]),
+        ("of nobody", ["/cars"]),
+        ("a path", ["ann/../cars/.."]),
+        ("in capitals", ["ann/Cars"]),
+        ("with a NUL", ["an\x00n/cars"]),
+        ("two lines", ["an\nn/cars"]),
+        ("half a character", ["an\ud800/cars"]),
+        ("very long", ["a" * 1_000_000 + "/cars"]),
+        ("too many", [f"ann/cars-{n}" for n in range(21)]),
+        ("there twice", ["ann/cars", {"name": "ann/cars", "mode": "stream"}]),
+        ("with a version of zero", ["ann/cars@0"]),
+        ("with a version below zero", [{"name": "ann/cars", "version": -1}]),
+        ("with half a version", [{"name": "ann/cars", "version": 1.5}]),
+        ("with a version that is true", [{"name": "ann/cars", "version": True}]),
+        ("with a version that is a list", [{"name": "ann/cars", "version": [1]}]),
+        ("with a long version", [{"name": "ann/cars", "version": "1" * 100_000}]),
+        ("with a draft", [{"name": "ann/cars", "version": "draft"}]),
+        ("with two versions", [{"name": "ann/cars@1", "version": 2}]),
+        ("with an unknown mode", [{"name": "ann/cars", "mode": "write"}]),
+        ("with a mode that is a list", [{"name": "ann/cars", "mode": ["stream"]}]),
+        ("with a target", [{"name": "ann/cars", "target": "/etc"}]),
+    )
+]
 
 
 def test_the_table_is_long_enough() -> None:
@@ -297,7 +332,8 @@ MINE = "Profiles you may use: cpu, gpu, models."
         (
             {"gpu": 1},
             "'gpu' is not a field of a choice. "
-            "Fields are profile, gpus, gpu_model, memory_gib, cpus, hours, image, account.",
+            "Fields are profile, gpus, gpu_model, memory_gib, cpus, hours, image, account, "
+            "datasets.",
         ),
         (
             {"profile": "models", "gpu_model": "B200"},
@@ -373,7 +409,7 @@ anything = st.recursive(
     max_leaves=5,
 )
 names = st.sampled_from(
-    ("profile", "gpus", "gpu_model", "memory_gib", "cpus", "hours", "image", "other")
+    ("profile", "gpus", "gpu_model", "memory_gib", "cpus", "hours", "image", "datasets", "other")
 )
 
 
@@ -452,6 +488,49 @@ def test_who_pays_is_a_field_of_the_choice_and_nobody_else_means_oneself() -> No
     assert ask({"account": "vision-lab"}).as_dict()["account"] == "vision-lab"
     assert ask({}).account is None
     assert "account" not in ask({}).as_dict()
+
+
+def test_datasets_are_named_as_text_or_in_full() -> None:
+    choice = ask(
+        {
+            "datasets": [
+                "ann/cars",
+                "project:lab/cars@3",
+                {"name": "a@lab.example/x", "version": "latest", "mode": "stream"},
+            ]
+        }
+    )
+    assert choice.as_dict()["datasets"] == [
+        {"name": "ann/cars", "version": "latest"},
+        {"name": "project:lab/cars", "version": 3},
+        {"name": "a@lab.example/x", "version": "latest", "mode": "stream"},
+    ]
+    assert ask(choice.as_dict()) == choice
+
+
+def test_two_versions_of_a_dataset_may_be_chosen() -> None:
+    choice = ask({"datasets": ["ann/cars@1", "ann/cars@2", "ann/cars"]})
+    assert [str(wish) for wish in choice.datasets or ()] == ["ann/cars@1", "ann/cars@2", "ann/cars"]
+
+
+def test_a_profile_may_bring_datasets_and_a_choice_may_leave_them_out() -> None:
+    profile = PROFILES["cpu"].model_dump(exclude={"datasets"})
+    brings = Profile.model_validate({**profile, "datasets": ["lab/words@2"]})
+
+    def of(given_: dict[str, object]) -> Choice:
+        return validate(given_, {"cpu": brings}, groups=set())
+
+    assert of({}).as_dict()["datasets"] == [{"name": "lab/words", "version": 2}]
+    without = of({"datasets": []})
+    assert without.as_dict()["datasets"] == []
+    assert of(without.as_dict()) == without
+    assert "datasets" not in ask({"datasets": []}).as_dict()
+
+
+def test_a_profile_with_a_dataset_that_is_none_is_refused() -> None:
+    profile = PROFILES["cpu"].model_dump(exclude={"datasets"})
+    with pytest.raises(ValidationError, match="is no dataset"):
+        Profile.model_validate({**profile, "datasets": ["words"]})
 
 
 def test_an_administrator_may_use_every_profile() -> None:
