@@ -119,6 +119,14 @@ class Settings(BaseSettings):
         ge=0,
         description="GiB of datasets that each project may store; none: as much as there is.",
     )
+    import_gib: float = Field(
+        500.0, gt=0, description="GiB that one import of a dataset's files may bring at the most."
+    )
+    import_networks: tuple[str, ...] = Field(
+        (),
+        description="Networks inside, such as 10.1.2.0/24, from which files may be imported; else "
+        "imports reach the public internet alone.",
+    )
     dataset_bin_days: int = Field(
         30, ge=0, description="Days for which a deleted dataset can be brought back."
     )

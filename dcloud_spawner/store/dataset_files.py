@@ -300,6 +300,24 @@ def unchecked(connection: Connection, version: str, limit: int = 500) -> Sequenc
     return [File(**row._mapping) for row in connection.execute(query)]
 
 
+def sizes_of(connection: Connection, version: str, paths: Sequence[str]) -> dict[str, int]:
+    """Sizes of those of some paths that are files of a version."""
+    found: dict[str, int] = {}
+    for part in _parts(paths):
+        query = select(dataset_files.c.path, dataset_files.c.size_bytes).where(
+            dataset_files.c.version == version, dataset_files.c.path.in_(part)
+        )
+        found.update((row.path, row.size_bytes) for row in connection.execute(query))
+    return found
+
+
+def forget_sums(connection: Connection, version: str) -> None:
+    """All files are to be read back anew."""
+    connection.execute(
+        update(dataset_files).where(dataset_files.c.version == version).values(sha256=None)
+    )
+
+
 def checked_sums(connection: Connection, version: str) -> tuple[int, int]:
     """Files that were read back, and their bytes."""
     row: Any = connection.execute(
