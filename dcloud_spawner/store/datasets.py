@@ -5,16 +5,31 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
+from dcloud_spawner.store.database import UtcDateTime
 from dcloud_spawner.store.datasets_schema import dataset_versions, datasets
 
 USER = "user"
 PROJECT = "project"
+
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""Stands for no time, where times are put in order."""
 
 
 class Mode(StrEnum):
@@ -206,9 +221,11 @@ def page(
     """Datasets that meet a condition (``rights.visible``), one part of the list.
 
     ``words`` must all be in the name, tags or description. ``order`` is a column; ``after`` is
-    its value and the id of the last one that was shown.
+    its value (NEVER for None) and the id of the last one that was shown.
     """
-    column = datasets.c[order]
+    column: ColumnElement[Any] = datasets.c[order]
+    if order == "last_used_at":
+        column = func.coalesce(column, literal(NEVER, UtcDateTime))
     query = select(datasets).where(condition)
     bin_ = datasets.c.deleted_at
     query = query.where(bin_.is_not(None) if binned else bin_.is_(None))

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hub_services.web.api import acts, plans, reads
+from hub_services.web.api.dataset_operations import DATASET_OPERATIONS
 from hub_services.web.api.ledger_operations import LEDGER_OPERATIONS, change
 from hub_services.web.api.models import (
     AcceleratorView,
@@ -134,4 +135,5 @@ OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
         refusals=_NOT_FOUND,
     ),
     *LEDGER_OPERATIONS,
+    *DATASET_OPERATIONS,
 )
