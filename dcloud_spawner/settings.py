@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, IPvAnyNetwork, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     import_gib: float = Field(
         500.0, gt=0, description="GiB that one import of a dataset's files may bring at the most."
     )
-    import_networks: tuple[str, ...] = Field(
+    import_networks: tuple[IPvAnyNetwork, ...] = Field(
         (),
         description="Networks inside, such as 10.1.2.0/24, from which files may be imported; else "
         "imports reach the public internet alone.",

@@ -253,9 +253,11 @@ def manifest_sha256(files: Iterable[File]) -> str:
     return digest.hexdigest()
 
 
-def finish_publish(platform: Platform, version: str, manifest: str, actor: Actor) -> Version | None:
-    """The check is over and all is right: the version gets its number and never changes again.
-    None when it was given up meanwhile."""
+def finish_publish(
+    platform: Platform, job: str, version: str, manifest: str, actor: Actor
+) -> Version | None:
+    """The check is over and all is right: the version gets its number and never changes again,
+    and the job is done, in one transaction. None when it was given up meanwhile."""
     now = utc_now()
     with platform.database.transaction() as connection:
         draft = datasets.find_version(connection, version)
@@ -263,6 +265,18 @@ def finish_publish(platform: Platform, version: str, manifest: str, actor: Actor
             return None
         found = datasets.get(connection, draft.dataset)
         number = (found.latest_number or 0) + 1
+        done = dataset_jobs.move(
+            connection,
+            job,
+            (JobState.RUNNING,),
+            JobState.DONE,
+            message=f"Version {number}.",
+            done_bytes=draft.size_bytes,
+            done_files=draft.files,
+            ended_at=now,
+        )
+        if not done:
+            return None
         made = datasets.change_version(
             connection,
             version,
@@ -292,26 +306,21 @@ def finish_publish(platform: Platform, version: str, manifest: str, actor: Actor
         return made
 
 
-def fail_publish(platform: Platform, version: str, problem: str, actor: Actor) -> None:
-    """The check found something wrong, or was cancelled: the draft may be changed again."""
-    now = utc_now()
-    with platform.database.transaction() as connection:
-        draft = datasets.find_version(connection, version)
-        if draft is None or draft.state is not VersionState.PUBLISHING:
-            return
-        datasets.change_version(
-            connection, version, state=VersionState.DRAFT.value, problem=problem
-        )
-        detail: dict[str, object] = {"problem": problem}
-        events.note(
-            connection,
-            actor,
-            "dataset.publish",
-            draft.dataset,
-            at=now,
-            result="failed",
-            detail=detail,
-        )
+def fail_publish(connection: Connection, version: str, problem: str, actor: Actor) -> None:
+    """The check found something wrong: the draft may be changed again."""
+    draft = datasets.find_version(connection, version)
+    if draft is None or draft.state is not VersionState.PUBLISHING:
+        return
+    datasets.change_version(connection, version, state=VersionState.DRAFT.value, problem=problem)
+    events.note(
+        connection,
+        actor,
+        "dataset.publish",
+        draft.dataset,
+        at=utc_now(),
+        result="failed",
+        detail={"problem": problem},
+    )
 
 
 def cancel_job(platform: Platform, asking: Asker, given: str, job_id: str) -> Job:
