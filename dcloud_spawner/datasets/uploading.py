@@ -133,12 +133,12 @@ async def sign(
     identifier: str,
     numbers: Sequence[int],
     origin: str,
-) -> dict[int, str]:
+) -> tuple[Upload, dict[int, str]]:
     """Addresses that take one part each, of exactly its size, by PUT."""
     dataset, upload = await platform.in_database_thread(
         uploads.to_go_on, platform, asking, given, identifier
     )
-    return signed(store, dataset.id, upload, numbers, origin)
+    return upload, signed(store, dataset.id, upload, numbers, origin)
 
 
 def signed(

@@ -290,6 +290,12 @@ def open_uploads(platform: Platform, asking: Asker, given: str) -> Sequence[Uplo
         return dataset_uploads.of_version(connection, draft.id) if draft else ()
 
 
+def dataset_id(platform: Platform, asking: Asker, given: str) -> str:
+    """The id of a dataset that somebody may write to."""
+    with platform.database.reading() as connection:
+        return find(connection, asking.known(connection), given, Right.WRITE).id
+
+
 def to_go_on(
     platform: Platform, asking: Asker, given: str, identifier: str
 ) -> tuple[Dataset, Upload]:

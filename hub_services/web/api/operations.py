@@ -8,6 +8,7 @@ from typing import Any
 
 from hub_services.web.api import acts, plans, reads
 from hub_services.web.api.dataset_operations import DATASET_OPERATIONS
+from hub_services.web.api.dataset_uploads import UPLOAD_OPERATIONS
 from hub_services.web.api.ledger_operations import LEDGER_OPERATIONS, change
 from hub_services.web.api.models import (
     AcceleratorView,
@@ -136,4 +137,5 @@ OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
     ),
     *LEDGER_OPERATIONS,
     *DATASET_OPERATIONS,
+    *UPLOAD_OPERATIONS,
 )
