@@ -29,15 +29,15 @@ install:
 install-dev:
 	@$(PYTHON) deploy/bootstrap.py --dev
 
-test: install-dev  ## the whole suite on SQLite, and beside it on PostgreSQL what touches the database
-	@$(BIN)/python -m tests.services prepare
-	@$(BIN)/python -m tests.services run $(ARGS)
+test: install-dev  ## the whole suite on SQLite, and beside it on PostgreSQL what may differ there
+	@$(BIN)/python -m tests.suite prepare
+	@$(BIN)/python -m tests.suite run $(ARGS)
 
 test-sqlite: install-dev
-	@$(BIN)/python -m tests.services run --database sqlite $(ARGS)
+	@$(BIN)/python -m tests.suite run --database sqlite $(ARGS)
 
 test-postgresql: install-dev
-	@$(BIN)/python -m tests.services run --database postgresql $(ARGS)
+	@$(BIN)/python -m tests.suite run --database postgresql $(ARGS)
 
 lint: install-dev  ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

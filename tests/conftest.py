@@ -7,8 +7,10 @@ are not skipped but left out where there is no NVIDIA GPU, and the run says so.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,9 @@ ON_POSTGRESQL = os.environ.get("DCLOUD_TEST_DATABASE", "sqlite") == "postgresql"
 
 _DATABASE_FIXTURES = {"database_url", "hub_database_url", "database", "module_databases"}
 _skips: list[tuple[str, str]] = []
-_failed: dict[str, None] = {}
+_failed: dict[str, str] = {}
+_passed = 0
+_began = time.monotonic()
 _left_out = pytest.StashKey[int]()
 
 
@@ -63,23 +67,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    global _passed
+    _passed += report.passed and report.when == "call"
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         _skips.append((report.nodeid, str(reason).removeprefix("Skipped: ")))
     if report.failed:
-        _failed[report.nodeid] = None
+        _note_failure(report)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        _note_failure(report)
     if report.skipped:
         _skips.append((report.nodeid, str(report.longrepr)))
 
 
+def _note_failure(report: pytest.TestReport | pytest.CollectReport) -> None:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = crash.message if crash else str(report.longrepr)
+    _failed.setdefault(report.nodeid, next(iter(text.strip().splitlines()), ""))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    listed = os.environ.get("DCLOUD_TEST_FAILED")
-    if listed and _failed:
-        Path(listed).write_text("\n".join(_failed))
+    wanted = os.environ.get("DCLOUD_TEST_REPORT")
+    if wanted:
+        report = {
+            "passed": _passed,
+            "failed": _failed,
+            "skipped": len(_skips),
+            "seconds": time.monotonic() - _began,
+        }
+        Path(wanted).write_text(json.dumps(report))
     if CI and _skips and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

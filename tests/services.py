@@ -1,16 +1,11 @@
 """The real services that tests rest on, each started when it is needed and ended afterwards.
 
-    python -m tests.services prepare      OS packages, the proxy and a Docker engine, where we may
-    python -m tests.services run [...]    pytest on SQLite in two parts and, beside them, the
-                                          database tests on PostgreSQL
-
 Every getter raises :class:`Missing` with one sentence when a part cannot be had. Outside CI the
 test is then skipped with it; with ``CI=true`` a skip fails the run (``conftest.py``).
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import os
 import pwd
@@ -22,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -249,7 +244,7 @@ def _build_minio(folder: Path) -> None:
     (built / "minio").replace(folder / "minio")
 
 
-# ---------------------------------------------------------------------------- the run
+# ---------------------------------------------------------------------------- for all of them
 
 
 def prepare() -> None:
@@ -315,114 +310,6 @@ def _wait_until_gone(pid: int, seconds: float = 30.0) -> None:
         time.sleep(0.1)
 
 
-@dataclass(frozen=True)
-class Part:
-    """One pytest of a run: on a database, some of the tests."""
-
-    name: str
-    database: str
-    arguments: tuple[str, ...] = ()
-
-
-CONTAINERS = ("tests/docker", "tests/sandbox")
-
-WAITING = (*CONTAINERS, "tests/browser", "tests/hub")
-"""Folders of tests that wait for real programs. One of them that failed beside two other runs is
-tried once more alone, and the run says so; a test of arithmetic, of the store or of faults that
-failed once has failed."""
-
-AGAIN = 5
-"""With more failures than this none is tried again."""
-
-
-def parts_of(databases: Sequence[str], arguments: Sequence[str]) -> list[Part]:
-    """The runs for some databases. Those on SQLite are all tests and would take the longest, so
-    they are parted; tests that somebody names are not."""
-    named = any(not argument.startswith("-") for argument in arguments)
-    parts = []
-    for database in databases:
-        if database == "sqlite" and not named:
-            rest = tuple(f"--ignore={path}" for path in CONTAINERS)
-            parts += [
-                Part("sqlite-containers", database, CONTAINERS),
-                Part("sqlite-rest", database, rest),
-            ]
-        else:
-            parts.append(Part(database, database))
-    return parts
-
-
-def run(databases: Sequence[str], arguments: Sequence[str]) -> int:
-    """All parts side by side; 0 when all tests passed.
-
-    Tests wait more than they compute, so three at once take little longer than one. What the
-    later ones print is kept and shown when the first has ended.
-    """
-    with docker_for_the_run(), ExitStack() as running:
-        prepare_base_image()
-        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="dcloud-tests-")))
-        first, *others = parts_of(databases, arguments)
-        beside = {part: running.enter_context(_pytest(part, arguments, folder)) for part in others}
-        with _pytest(first, arguments, folder, shown=True) as process:
-            codes = {first: process.wait()}
-        for part, process in beside.items():
-            say(f"waiting for {part.name}")
-            codes[part] = process.wait()
-            sys.stdout.write((folder / part.name).read_text(errors="replace"))
-            sys.stdout.flush()
-        ends = [_alone(part, code, folder) for part, code in codes.items()]
-    return next((code for code in ends if code), 0)
-
-
-def _alone(part: Part, code: int, folder: Path) -> int:
-    """Try what failed once more with the machine to itself, if it is of a kind that waits."""
-    listed = folder / f"{part.name}.failed"
-    failed = listed.read_text().splitlines() if listed.exists() else []
-    waiting = [name for name in failed if name.startswith(WAITING)]
-    if code != 1 or not failed or waiting != failed or len(failed) > AGAIN:
-        return code
-    say(f"{part.name}: failed beside other runs, once more alone: {', '.join(failed)}")
-    again = Part(f"{part.name}-again", part.database, tuple(failed))
-    with _pytest(again, (), folder, shown=True) as process:
-        code = process.wait()
-    say(f"FLAKY, to be mended: {', '.join(failed)}" if code == 0 else "failed alone too")
-    return code
-
-
-@contextmanager
-def _pytest(
-    part: Part, arguments: Sequence[str], folder: Path, *, shown: bool = False
-) -> Iterator[subprocess.Popen[bytes]]:
-    """One run, ended with its block; it prints into a file, or for everybody to see."""
-    path = f"{install_proxy(cache_dir())}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [sys.executable, "-m", "pytest", *part.arguments, *arguments]
-    if part.database != "sqlite":
-        command += ["-m", "database and not soak"]
-    say(f"on {part.database}: {' '.join(command[1:])}")
-    failed = str(folder / f"{part.name}.failed")
-    with ExitStack() as stack:
-        file = None if shown else stack.enter_context((folder / part.name).open("wb"))
-        process = subprocess.Popen(
-            command,
-            cwd=CHECKOUT,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT if file else None,
-            env={
-                **os.environ,
-                "PATH": path,
-                "DCLOUD_TEST_DATABASE": part.database,
-                "DCLOUD_TEST_FAILED": failed,
-            },
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-
-
 def prepare_base_image() -> None:
     """Build what most tests with containers rest on once, before several runs want it."""
     if not machine.docker_version():
@@ -434,19 +321,3 @@ def prepare_base_image() -> None:
         status = ImageStore(settings).prepare(BASE_IMAGE)
     if status.state is not ImageState.READY:
         say(f"{BASE_IMAGE}: {status.message}")
-
-
-def main() -> int:
-    """Entry point of ``python -m tests.services``."""
-    parser = argparse.ArgumentParser(prog="python -m tests.services")
-    parser.add_argument("what", choices=("prepare", "run"))
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
-    options, arguments = parser.parse_known_args()
-    if options.what == "prepare":
-        prepare()
-        return 0
-    return run(options.database or ("sqlite", "postgresql"), arguments)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

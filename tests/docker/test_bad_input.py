@@ -20,7 +20,7 @@ from tests.docker.people import SMALL, People, Person, gpu, signed_in, until
 from tests.hub.sign_in import Visitor
 from tests.live import Deployment, server_path
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices]
 
 GPUS = "Choose one of 0, 1, 2, 3, 4."
 MEMORY = "Choose one of 0.5, 1, 2, 4096."

@@ -30,7 +30,7 @@ from dcloud_spawner.store.events import Actor
 from tests.cpu_share import BURN, check_share
 from tests.docker.people import SMALL, People, Person, action_log, until
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices]
 
 GIB = 2**30
 LIMIT_BYTES = GIB // 2

@@ -32,7 +32,7 @@ from tests.live import Deployment
 from tests.simgpu import simgpu
 from tests.simgpu.simgpu import Simulation
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices]
 
 PROBE = """
 import glob, json, os, pynvml

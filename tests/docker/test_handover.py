@@ -10,7 +10,7 @@ import pytest
 from bench.handover import LIMIT_SECONDS, handovers
 from tests.docker.people import People
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from dcloud_spawner.store.schema import State
 from tests.docker.people import SMALL, People, Person, action_log, built_image, quick, until
 from tests.live import Deployment
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices]
 
 ADMIN = Actor("admin", "127.0.0.1")
 

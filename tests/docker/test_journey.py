@@ -29,7 +29,7 @@ from dcloud_spawner.store.events import Actor
 from tests.browser.staged import CHROMIUM_ARGUMENTS
 from tests.live import Deployment
 
-pytestmark = [pytest.mark.docker, pytest.mark.browser]
+pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.sqlite_suffices]
 
 PASSWORD = "a fairly long pass phrase"
 UUIDS = re.compile(r"GPU-[0-9a-f-]{36}")

@@ -89,6 +89,7 @@ def served(running: Deployment) -> int:
     return sum(each.ready_at is not None for each in ended)
 
 
+@pytest.mark.sqlite_suffices
 def test_ctrl_c_ends_a_run_with_a_report_and_tidies_up(running: Deployment, tmp_path: Path) -> None:
     command = dcloud(running, "--users", "8", "--minutes", "2", "--seed", "3", "--report", tmp_path)
     try:
@@ -119,6 +120,7 @@ def test_a_run_ends_by_itself_when_its_time_is_up(running: Deployment) -> None:
     nothing_is_left(running)
 
 
+@pytest.mark.sqlite_suffices
 def test_a_run_that_is_killed_is_tidied_up_by_name(running: Deployment) -> None:
     platform = running.platform
     assert platform is not None
@@ -141,6 +143,7 @@ def test_a_run_that_is_killed_is_tidied_up_by_name(running: Deployment) -> None:
     nothing_is_left(running)
 
 
+@pytest.mark.sqlite_suffices
 def test_it_refuses_where_somebody_works(running: Deployment) -> None:
     people = People(running)
     person = people()

@@ -16,7 +16,7 @@ from tests.docker.people import People, Person, gpu, held, until
 from tests.live import Deployment
 from tests.simgpu.simgpu import Simulation
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.sqlite_suffices]
 
 UUIDS = """
 import pynvml

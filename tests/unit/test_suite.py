@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from sqlalchemy import text
 
 from dcloud_spawner.store.database import Database
 from tests.conftest import ON_POSTGRESQL
-from tests.services import PostgreSQL, free_port, parts_of
+from tests.services import PostgreSQL, free_port
+from tests.suite import AGAIN, Outcome, Part, may_end_well, parts_of, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +51,7 @@ def run_sample(folder: Path, **environment: str) -> subprocess.CompletedProcess[
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "CI": "",
-            "DCLOUD_TEST_FAILED": "",
+            "DCLOUD_TEST_REPORT": "",
             **environment,
         },
         capture_output=True,
@@ -101,15 +103,62 @@ def test_a_free_port_is_free() -> None:
 
 
 def test_the_parts_of_a_run_are_all_tests_once() -> None:
-    containers, rest, postgresql = parts_of(("sqlite", "postgresql"), ("--durations=20",))
+    containers, rest, _ = parts_of(("sqlite", "postgresql"), ("--durations=20",))
     assert {f"--ignore={path}" for path in containers.arguments} == set(rest.arguments)
-    assert postgresql.arguments == ()
+    assert containers.marked == rest.marked == ""
     assert [part.arguments for part in parts_of(("sqlite",), ("tests/unit",))] == [()]
 
 
-def test_what_failed_is_listed_for_whoever_asks(tmp_path: Path) -> None:
-    listed = tmp_path / "failed"
+def test_postgresql_alone_runs_all_that_touch_the_database_and_less_beside_sqlite() -> None:
+    *_, beside = parts_of(("sqlite", "postgresql"), ())
+    (alone,) = parts_of(("postgresql",), ())
+    *_, named = parts_of(("sqlite", "postgresql"), ("tests/docker/test_gpus.py",))
+    assert alone.marked == named.marked == "database and not soak"
+    assert beside.marked == f"{alone.marked} and not sqlite_suffices"
+
+
+def test_what_came_out_is_reported_for_whoever_asks(tmp_path: Path) -> None:
+    listed = tmp_path / "report"
     (tmp_path / "sample").mkdir()
-    (tmp_path / "sample" / "test_broken.py").write_text("def test_broken():\n    assert False\n")
-    assert run_sample(tmp_path, DCLOUD_TEST_FAILED=str(listed)).returncode == 1
-    assert listed.read_text() == "sample/test_broken.py::test_broken"
+    (tmp_path / "sample" / "test_broken.py").write_text("def test_broken():\n    assert 1 == 2\n")
+    assert run_sample(tmp_path, DCLOUD_TEST_REPORT=str(listed)).returncode == 1
+    found = json.loads(listed.read_text())
+    assert found["failed"] == {"sample/test_broken.py::test_broken": "assert 1 == 2"}
+    assert (found["passed"], found["skipped"]) == (1, 1)
+
+
+def outcome(name: str, *failed: str, code: int = 1) -> Outcome:
+    return Outcome(Part(name, "sqlite"), code, 9.6, 3, 0, dict.fromkeys(failed, "assert False"))
+
+
+WAITS, COMPUTES = "tests/docker/test_a.py::test_waits", "tests/unit/test_b.py::test_computes"
+
+
+@pytest.mark.parametrize(
+    ("red", "may"),
+    [
+        ([outcome("one", WAITS), outcome("two", WAITS)], True),
+        ([outcome("one", WAITS), outcome("two", COMPUTES)], False),
+        ([outcome("one", WAITS), outcome("two")], False),  # a skip in CI
+        ([outcome("one", WAITS, code=2)], False),
+        ([outcome("one", *(f"{WAITS}{n}" for n in range(AGAIN + 1)))], False),
+    ],
+)
+def test_what_failed_is_tried_again_only_where_that_may_turn_the_run(
+    red: list[Outcome], may: bool
+) -> None:
+    assert may_end_well(red) is may
+
+
+def test_the_summary_names_what_failed_and_what_was_flaky() -> None:
+    other = f"{WAITS}_too"
+    outcomes = [outcome("one", WAITS, other), Outcome(Part("two", "postgresql"), 0, 60, 800)]
+    assert list(summary(outcomes, [outcome("one-again", other)])) == [
+        "-- summary",
+        "one: 3 passed, 2 failed in 10 s",
+        f"  FLAKY, to be mended: {WAITS}: assert False",
+        f"  FAILED {other}: assert False",
+        "two: 800 passed, 0 failed in 60 s",
+    ]
+    *_, last = summary([outcome("one", COMPUTES)], [])
+    assert last == "nothing was tried once more alone, for the run would have stayed red"

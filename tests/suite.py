@@ -1,0 +1,206 @@
+"""The run of the whole suite, in parts side by side.
+
+python -m tests.suite prepare      OS packages and the proxy, where we may
+python -m tests.suite run [...]    pytest on SQLite in two parts and, beside them, on
+                                   PostgreSQL what may come out differently there
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hub_services.cli.deployment import CHECKOUT, cache_dir
+from hub_services.cli.node import install_proxy
+from tests.services import docker_for_the_run, prepare, prepare_base_image, say
+
+
+@dataclass(frozen=True)
+class Part:
+    """One pytest of a run: on a database, some of the tests."""
+
+    name: str
+    database: str
+    arguments: tuple[str, ...] = ()
+    marked: str = ""
+    """Of them those that this expression of markers chooses."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a part ended."""
+
+    part: Part
+    code: int
+    """pytest's exit status."""
+    seconds: float = 0
+    passed: int = 0
+    skipped: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Why, in a line, for each test that failed."""
+
+
+CONTAINERS = ("tests/docker", "tests/sandbox")
+
+ON_A_DATABASE = "database and not soak"
+NOT_THE_SAME_ON_ANY = f"{ON_A_DATABASE} and not sqlite_suffices"
+
+WAITING = (*CONTAINERS, "tests/browser", "tests/hub")
+"""Folders of tests that wait for real programs. One of them that failed beside two other runs is
+tried once more alone, and the run says so; a test of arithmetic, of the store or of faults that
+failed once has failed."""
+
+AGAIN = 5
+"""With more failures than this, in all parts together, none is tried again."""
+
+
+def parts_of(databases: Sequence[str], arguments: Sequence[str]) -> list[Part]:
+    """The runs for some databases. Those on SQLite are all tests and would take the longest, so
+    they are parted; tests that somebody names are not. Beside SQLite the other database gets the
+    tests that may come out differently there; alone, or for tests that somebody names, all that
+    touch the database."""
+    named = any(not argument.startswith("-") for argument in arguments)
+    parts = []
+    for database in databases:
+        if database == "sqlite" and not named:
+            rest = tuple(f"--ignore={path}" for path in CONTAINERS)
+            parts += [
+                Part("sqlite-containers", database, CONTAINERS),
+                Part("sqlite-rest", database, rest),
+            ]
+        elif database == "sqlite":
+            parts.append(Part(database, database))
+        else:
+            all_of_them = named or "sqlite" not in databases
+            marked = ON_A_DATABASE if all_of_them else NOT_THE_SAME_ON_ANY
+            parts.append(Part(database, database, marked=marked))
+    return parts
+
+
+def run(databases: Sequence[str], arguments: Sequence[str]) -> int:
+    """All parts side by side; 0 when all tests passed.
+
+    Tests wait more than they compute, so three at once take little longer than one. What the
+    later ones print is kept and shown when the first has ended.
+    """
+    with docker_for_the_run(), ExitStack() as running:
+        prepare_base_image()
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="dcloud-tests-")))
+        first, *others = parts_of(databases, arguments)
+        beside = {part: running.enter_context(_pytest(part, arguments, folder)) for part in others}
+        with _pytest(first, arguments, folder, shown=True) as process:
+            outcomes = [_outcome(first, process, folder)]
+        for part, process in beside.items():
+            say(f"waiting for {part.name}")
+            outcomes.append(_outcome(part, process, folder))
+            sys.stdout.write((folder / part.name).read_text(errors="replace"))
+            sys.stdout.flush()
+        red = [found for found in outcomes if found.code]
+        again = [_alone(found, folder) for found in red] if may_end_well(red) else []
+    for line in summary(outcomes, again):
+        say(line)
+    ends = again or outcomes
+    return next((found.code for found in ends if found.code), 0)
+
+
+def may_end_well(red: Sequence[Outcome]) -> bool:
+    """Whether all that failed may be tried once more. Where one thing may not, the run stays red
+    whatever the rest would do, and the time for it is saved."""
+    failed = [name for found in red for name in found.failed]
+    return (
+        0 < len(failed) <= AGAIN
+        and all(found.code == 1 and found.failed for found in red)
+        and all(name.startswith(WAITING) for name in failed)
+    )
+
+
+def summary(outcomes: Sequence[Outcome], again: Sequence[Outcome]) -> Iterator[str]:
+    """What stands at the end of a run's log: all that one has to know of it."""
+    alone = {found.part.name: found for found in again}
+    yield "-- summary"
+    for found in outcomes:
+        skipped = f", {found.skipped} skipped" if found.skipped else ""
+        counts = f"{found.passed} passed, {len(found.failed)} failed{skipped}"
+        yield f"{found.part.name}: {counts} in {found.seconds:.0f} s"
+        second = alone.get(f"{found.part.name}-again")
+        if found.code and not found.failed:
+            yield f"  FAILED as a whole: pytest ended with {found.code}"
+        for name, why in found.failed.items():
+            flaky = second is not None and second.code in (0, 1) and name not in second.failed
+            yield f"  {'FLAKY, to be mended:' if flaky else 'FAILED'} {name}: {why[:200]}"
+    if any(found.code for found in outcomes) and not again:
+        yield "nothing was tried once more alone, for the run would have stayed red"
+
+
+def _outcome(part: Part, process: subprocess.Popen[bytes], folder: Path) -> Outcome:
+    """Wait for the end of a part."""
+    code = process.wait()
+    report = folder / f"{part.name}.json"
+    found = json.loads(report.read_text()) if report.exists() else {}
+    return Outcome(part, code, **found)
+
+
+def _alone(found: Outcome, folder: Path) -> Outcome:
+    """Try what failed once more with the machine to itself."""
+    part = Part(f"{found.part.name}-again", found.part.database, tuple(found.failed))
+    say(f"{found.part.name}: failed beside other runs, once more alone: {', '.join(found.failed)}")
+    with _pytest(part, (), folder, shown=True) as process:
+        return _outcome(part, process, folder)
+
+
+@contextmanager
+def _pytest(
+    part: Part, arguments: Sequence[str], folder: Path, *, shown: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """One run, ended with its block; it prints into a file, or for everybody to see."""
+    path = f"{install_proxy(cache_dir())}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [sys.executable, "-m", "pytest", *part.arguments, *arguments]
+    if part.marked:
+        command += ["-m", part.marked]
+    say(f"on {part.database}: {' '.join(command[1:])}")
+    report = str(folder / f"{part.name}.json")
+    with ExitStack() as stack:
+        file = None if shown else stack.enter_context((folder / part.name).open("wb"))
+        process = subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT if file else None,
+            env={
+                **os.environ,
+                "PATH": path,
+                "DCLOUD_TEST_DATABASE": part.database,
+                "DCLOUD_TEST_REPORT": report,
+            },
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def main() -> int:
+    """Entry point of ``python -m tests.suite``."""
+    parser = argparse.ArgumentParser(prog="python -m tests.suite")
+    parser.add_argument("what", choices=("prepare", "run"))
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
+    options, arguments = parser.parse_known_args()
+    if options.what == "prepare":
+        prepare()
+        return 0
+    return run(options.database or ("sqlite", "postgresql"), arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
