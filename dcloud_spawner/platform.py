@@ -28,6 +28,8 @@ from dcloud_spawner.scheduler.preempt import Preemption
 from dcloud_spawner.scheduler.schedule import GIB, Capacity, schedule
 from dcloud_spawner.scheduler.verdicts import GateMaker
 from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage.access import is_default
+from dcloud_spawner.storage.capabilities import CapabilityBook
 from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store import events, leases, nodes
 from dcloud_spawner.store.database import Database
@@ -117,6 +119,11 @@ class Platform:
     def storage(self) -> ObjectStore:
         """The object storage; raises ConfigurationError when its keys cannot be read."""
         return ObjectStore.of(self.settings)
+
+    @cached_property
+    def storage_capabilities(self) -> CapabilityBook:
+        """What the object storage can besides; ask it in a storage thread."""
+        return CapabilityBook(self.storage, default=is_default(self.settings))
 
     def run_pass(self) -> Plan:
         """One scheduling pass now. Blocks."""

@@ -2,13 +2,14 @@
 
 StorageAway       503  it does not answer, or says that it cannot now: the same call may work later
 StorageRefused    it answers and refuses: keys, policy, something it cannot do. Only for the log
+StorageCannot     409  it is of a kind that cannot do this at all; says what to do instead
 ObjectMissing     no such object
 UploadGone        no such multipart upload: completed, aborted, or forgotten by the storage
 """
 
 from __future__ import annotations
 
-from dcloud_spawner.errors import DCloudError, Unavailable
+from dcloud_spawner.errors import Conflict, DCloudError, Unavailable
 
 
 class StorageAway(Unavailable):
@@ -22,6 +23,12 @@ class StorageAway(Unavailable):
         )
         self.detail = detail
         """For the log: what was seen."""
+
+
+class StorageCannot(Conflict):
+    """The kind of storage that this deployment has cannot do it."""
+
+    code = "storage_cannot"
 
 
 class StorageRefused(DCloudError):

@@ -111,6 +111,18 @@ class ObjectStore:
                 if not self._client.bucket_exists(self.bucket):
                     raise
 
+    def tells_events(self) -> bool:
+        """Whether the server knows notifications of a bucket (MinIO and its kin)."""
+        try:
+            with told(self.bucket):
+                answer = self._client._execute(
+                    "GET", self.bucket, query_params={"notification": ""}
+                )
+        except (StorageRefused, ObjectMissing):
+            return False
+        # rclone knows no such question and lists the bucket.
+        return b"<NotificationConfiguration" in answer.data
+
     # ------------------------------------------------------------------------ objects
 
     def put(

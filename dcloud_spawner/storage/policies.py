@@ -1,0 +1,73 @@
+"""What a short-lived key may do, as an S3 policy. Pure.
+
+One statement for each kind of act and no spaces, for Ceph refuses those, and MinIO and AWS refuse
+a policy of more than 2,048 characters: that is room for about nine versions of datasets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+LONGEST = 2048
+"""Characters of a session policy."""
+
+_PLAIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)+")
+
+_WRITE = [
+    "s3:AbortMultipartUpload",
+    "s3:DeleteObject",
+    "s3:ListMultipartUploadParts",
+    "s3:PutObject",
+]
+
+
+def fitting_policy(
+    bucket: str, *, read: Sequence[str], write: Sequence[str]
+) -> tuple[str, tuple[str, ...]]:
+    """A session policy for as many of the prefixes to read as fit, from the first on, and those
+    that are left out."""
+    for count in range(len(read), -1, -1):
+        policy = session_policy(bucket, read=read[:count], write=write)
+        if len(policy) <= LONGEST:
+            return policy, tuple(read[count:])
+    raise ValueError("not even what is written fits")
+
+
+def session_policy(bucket: str, *, read: Sequence[str], write: Sequence[str]) -> str:
+    """Read under some prefixes of a bucket, read and write under others, and nothing else.
+
+    Prefixes end in ``/`` and hold no wildcard (ValueError): they come from :mod:`keys`.
+    """
+    for prefix in (*read, *write):
+        if not _PLAIN.fullmatch(prefix):
+            raise ValueError(f"{prefix!r} is no prefix of ours")
+    readable = sorted({*read, *write})
+    statements: list[dict[str, object]] = [
+        # Who holds a key must not make another, longer-lived one of it.
+        {"Effect": "Deny", "Action": ["admin:*"]},
+    ]
+    if readable:
+        statements += [
+            _allow(["s3:ListBucket"], [_arn(bucket)], prefixes=readable),
+            _allow(["s3:GetObject"], [_arn(bucket, prefix) for prefix in readable]),
+        ]
+    if write:
+        statements.append(_allow(_WRITE, [_arn(bucket, prefix) for prefix in sorted({*write})]))
+    return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
+
+
+def _allow(
+    actions: Sequence[str], resources: Sequence[str], prefixes: Sequence[str] = ()
+) -> dict[str, object]:
+    statement: dict[str, object] = {"Effect": "Allow"}
+    statement |= {"Action": list(actions), "Resource": list(resources)}
+    if prefixes:
+        asked = [f"{prefix}*" for prefix in prefixes]
+        statement["Condition"] = {"StringLike": {"s3:prefix": asked}}
+    return statement
+
+
+def _arn(bucket: str, prefix: str = "") -> str:
+    return f"arn:aws:s3:::{bucket}/{prefix}*" if prefix else f"arn:aws:s3:::{bucket}"
