@@ -350,10 +350,10 @@ def test_folders_have_the_sums_of_all_below_them(platform: Platform) -> None:
     chance, held = random.Random(3), {}
     draft = fill(platform, made, ("seed", 1))
     held["seed"] = 1
-    for _ in range(30):
+    for _ in range(60):
         with platform.database.transaction() as connection:
             if held and chance.random() < 0.3:
-                some = sorted(chance.sample(sorted(held), min(len(held), 3)))
+                some = sorted(chance.sample(sorted(held), min(len(held), 2)))
                 assert sorted(dataset_files.remove(connection, draft, [*some, "no"])) == some
                 for path in some:
                     del held[path]
