@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -190,8 +191,14 @@ class Shelf:
     """What was chosen and cannot be had any more."""
 
 
-def shelf(connection: Connection, asking: Who, wishes: Sequence[DatasetWish]) -> Shelf:
-    """What the page opens with: what is chosen, then what they had lately, then what is new."""
+def shelf(
+    connection: Connection,
+    asking: Who,
+    wishes: Sequence[DatasetWish],
+    also: Sequence[DatasetWish] = (),
+) -> Shelf:
+    """What the page opens with: what is chosen, then what they had lately, then what is new.
+    ``also`` is on it, too, where they may read it."""
     chosen: dict[str, Dataset] = {}
     kept: list[DatasetWish] = []
     lost: list[str] = []
@@ -204,6 +211,12 @@ def shelf(connection: Connection, asking: Who, wishes: Sequence[DatasetWish]) ->
             continue
         kept.append(DatasetWish(_value(dataset), wish.version, wish.mode))
         chosen[dataset.id] = dataset
+    brought: dict[str, Dataset] = {}
+    for wish in also:
+        with suppress(NotFound):
+            dataset = _readable(connection, asking, wish)
+            if dataset.latest_version is not None:
+                brought[dataset.id] = dataset
     readable = and_(rights.visible(asking), dataset_choices.is_published())
     recent = list(dataset_choices.recent_of(connection, asking.user, SHOWN))
     known = datasets.page(
@@ -211,9 +224,10 @@ def shelf(connection: Connection, asking: Who, wishes: Sequence[DatasetWish]) ->
     )
     known = sorted(known, key=lambda dataset: recent.index(dataset.id))
     new = datasets.page(connection, readable, limit=SHOWN)
-    shown = {**chosen, **{dataset.id: dataset for dataset in (*known, *new)}}
+    first = {**chosen, **brought}
+    shown = {**first, **{dataset.id: dataset for dataset in (*known, *new)}}
     return Shelf(
-        offers=_offers(connection, asking, list(shown.values())[: max(SHOWN, len(chosen))]),
+        offers=_offers(connection, asking, list(shown.values())[: max(SHOWN, len(first))]),
         total=datasets.count(connection, readable),
         wishes=tuple(kept),
         lost=tuple(lost),

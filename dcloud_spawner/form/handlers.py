@@ -42,6 +42,27 @@ class LiveHandler(BaseHandler):
         self.finish(json.dumps(data))
 
 
+class DatasetsHandler(BaseHandler):
+    """Datasets that the owner of a server may choose, by the words of ``?q=``: as the start page
+    draws them, so that nothing else has to."""
+
+    async def get(self, user_name: str) -> None:
+        """Answer with ``{html, shown, total}``; 403 without a session."""
+        if self.current_user is None:
+            raise web.HTTPError(403)
+        await self._answer(user_name=user_name)
+
+    @needs_scope("servers")  # type: ignore[untyped-decorator]
+    async def _answer(self, user_name: str) -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404)
+        data = await user.spawner.find_datasets(self.get_query_argument("q", ""))
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(json.dumps(data))
+
+
 class EventsHandler(EventStream, BaseHandler):
     """Server-sent events of one user: ``form`` is what the start page shows (``live_data``),
     ``server`` one of their servers that waits or starts, ``beat`` a sign of life.
@@ -78,11 +99,13 @@ def form_handlers() -> list[tuple[str, type[web.RequestHandler], dict[str, objec
     """Every route of the pages, for ``c.JupyterHub.extra_handlers``.
 
     The spawner class has to have ``live_form()``, which makes the start page's ``live_data``,
-    and for the events ``live_source()`` (a function that makes the frames) and ``live_changed()``.
+    for the events ``live_source()`` (a function that makes the frames) and ``live_changed()``, and
+    for the search ``find_datasets(text)``.
     """
     return [
         (r"/dcloud/static/(.*)", StaticFiles, {"path": str(STATIC)}),
         (r"/dcloud/live/([^/]+)", LiveHandler, {}),
+        (r"/dcloud/datasets/([^/]+)", DatasetsHandler, {}),
         (r"/dcloud/events/([^/]+)", EventsHandler, {}),
         (r"/dcloud/start", StartHandler, {}),
     ]

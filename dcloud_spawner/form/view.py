@@ -10,6 +10,9 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dcloud_spawner.datasets.choose import Shelf
+from dcloud_spawner.datasets.wishes import DatasetWish
+from dcloud_spawner.form.datasets import dataset_lines, dataset_part, wished_datasets
 from dcloud_spawner.form.fit import figure
 from dcloud_spawner.form.panels import Panel, live_panel, panel
 from dcloud_spawner.form.purse import PriceWords, live_purse, payer_note, payer_words, price_words
@@ -87,6 +90,10 @@ class SpawnFormView:
     """Who may pay, at which price, within which limits; None where nothing is charged."""
     ask_url: str = ""
     """Where one asks for more."""
+    shelf: Shelf | None = None
+    """Datasets that may be chosen; None where there are no datasets."""
+    datasets_url: str = ""
+    """The list of all."""
 
 
 @cache
@@ -125,8 +132,31 @@ def render_spawn_form(view: SpawnFormView) -> str:
             payer_of=payer_words,
             price=_price(view, chosen, payer),
             mine=mine_data(view),
+            data=dataset_part(view.shelf) if view.shelf else None,
+            brings=brings,
         )
     )
+
+
+def brings(profile: Profile, shelf: Shelf | None) -> list[str]:
+    """What a profile brings of the datasets on the page, as the form sends them."""
+    names = {wish.name.removeprefix("project:") for wish in profile.datasets}
+    offers = shelf.offers if shelf else ()
+    return [offer.value for offer in offers if offer.value.removeprefix("project:") in names]
+
+
+def start_datasets(view: SpawnFormView) -> tuple[DatasetWish, ...]:
+    """What is ticked when the page opens."""
+    start = _start_with(view)
+    profile = next((each.profile for each in view.offers if each.profile.name == start), None)
+    return wished_datasets(view.entered, view.last_choice, profile)
+
+
+def found_datasets(shelf: Shelf) -> dict[str, object]:
+    """The answer to a search on the page."""
+    lines = dataset_lines(shelf)
+    html = render_part("dataset_lines.html", lines=lines)
+    return {"html": html, "shown": len(lines), "total": shelf.total}
 
 
 def mine_data(view: SpawnFormView) -> object:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar
 
+from dcloud_spawner.datasets import choose, rights
+from dcloud_spawner.datasets.choose import Shelf
 from dcloud_spawner.errors import Unavailable, UserError
 from dcloud_spawner.form.fields import choice_from_form
-from dcloud_spawner.form.view import SpawnFormView, live_data, mine_data, render_spawn_form
+from dcloud_spawner.form.view import (
+    SpawnFormView,
+    found_datasets,
+    live_data,
+    mine_data,
+    render_spawn_form,
+    start_datasets,
+)
 from dcloud_spawner.form.words import count_words
 from dcloud_spawner.images import ImageState, ImageStore
 from dcloud_spawner.live.stream import Frames
@@ -54,7 +64,7 @@ class SpawnerViews(SpawnerNotices):
         await self.pool.recent()
         last = await self.platform.in_reading_thread(self._last_choice)
         offers, pool = await self.frames.now(self.closed_profiles())
-        return SpawnFormView(
+        view = SpawnFormView(
             user=self.user.name,
             offers=offers,
             availability=pool,
@@ -68,7 +78,36 @@ class SpawnerViews(SpawnerNotices):
             ),
             purse=await self.purse(self.owner()),
             ask_url=self.ask_url,
+            datasets_url=f"{self.hub.base_url.removesuffix('hub/')}services/dcloud/datasets",
         )
+        return replace(view, shelf=await self._shelf(view))
+
+    async def _shelf(self, view: SpawnFormView) -> Shelf:
+        """Datasets of the start page: those that are ticked or that a profile brings are on it."""
+        asking, wishes = self.owner(), start_datasets(view)
+        brought = [wish for offer in view.offers for wish in offer.profile.datasets]
+
+        def read() -> Shelf:
+            with self.platform.database.reading() as connection:
+                who = rights.who(
+                    connection, asking.name, asking.groups, administrator=asking.administrator
+                )
+                return choose.shelf(connection, who, wishes, brought)
+
+        return await self.platform.in_reading_thread(read)
+
+    async def find_datasets(self, text: str) -> dict[str, object]:
+        """Datasets that this server's owner may choose, for the search of the start page."""
+        asking = self.owner()
+
+        def read() -> dict[str, object]:
+            with self.platform.database.reading() as connection:
+                who = rights.who(
+                    connection, asking.name, asking.groups, administrator=asking.administrator
+                )
+                return found_datasets(choose.search(connection, who, text))
+
+        return await self.platform.in_reading_thread(read)
 
     def closed_profiles(self) -> frozenset[str]:
         """Profiles that are not for this user: all else of the form is the same for everybody."""

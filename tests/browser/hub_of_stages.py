@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from dcloud_spawner.datasets.choose import Offered, Shelf
+from dcloud_spawner.datasets.wishes import DatasetWish
 from dcloud_spawner.errors import UserError
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.form.handlers import form_handlers
@@ -30,9 +33,11 @@ from dcloud_spawner.form.view import (
     ImageStatus,
     Offer,
     SpawnFormView,
+    found_datasets,
     live_data,
     mine_data,
     render_spawn_form,
+    start_datasets,
     template_vars,
 )
 from dcloud_spawner.live.availability import Availability, ModelAvailability
@@ -118,6 +123,31 @@ def purse() -> Purse:
     )
 
 
+def shelf(wishes: Sequence[DatasetWish], text: str | None = None) -> Shelf:
+    """``datasets`` of the pool: value, whose (its kind), gigabytes, latest version."""
+    offers = tuple(
+        Offered(
+            value=value,
+            name=value.split("/")[1],
+            owner=value.split("/")[0].removeprefix("project:"),
+            kind=kind,
+            size_bytes=round(gigabytes * 1e9),
+            latest=latest,
+            versions=tuple(range(latest, 0, -1)),
+            mode="cached",
+        )
+        for value, kind, gigabytes, latest in read("pool.json").get("datasets", [])
+    )
+    if text is not None:
+        found = tuple(one for one in offers if text in one.value)
+        return Shelf(found[:2], len(found))
+    names = {one.value for one in offers}
+    kept = tuple(wish for wish in wishes if wish.name in names)
+    lost = tuple(str(wish) for wish in wishes if wish.name not in names)
+    first = sorted(offers, key=lambda one: one.value not in {wish.name for wish in kept})
+    return Shelf(tuple(first[:6]), len(offers), kept, lost)
+
+
 class Page(web.RequestHandler):
     """Stands for the user's server."""
 
@@ -145,7 +175,7 @@ class StagedSpawner(Spawner):
         said = read("pool.json")
         images = said.get("images", {})
         groups = {group.name for group in self.user.groups}
-        return SpawnFormView(
+        view = SpawnFormView(
             user=self.user.name,
             offers=tuple(
                 Offer(
@@ -166,6 +196,10 @@ class StagedSpawner(Spawner):
             purse=purse(),
             ask_url="/services/dcloud/requests",
         )
+        return replace(view, shelf=shelf(start_datasets(view))) if "datasets" in said else view
+
+    async def find_datasets(self, text: str) -> dict[str, object]:
+        return found_datasets(shelf((), text))
 
     async def draw_form(self) -> str:
         view = await self.view()
@@ -211,6 +245,12 @@ class StagedSpawner(Spawner):
         self.user.spawner.entered = None
         (STAGE / "posted.json").write_text(json.dumps(choice))
         return choice
+
+    def options_from_query(self, query: dict[str, list[str]]) -> dict[str, object]:
+        self.user.spawner.entered = choice_from_form(query)
+        told = SpawnException("A link only fills in this form.", reason="link", status_code=200)
+        told.jupyterhub_message = str(told)
+        raise told
 
     async def start(self) -> str:
         while True:

@@ -2,6 +2,7 @@
 // those do not come through, it is asked for every few seconds.
 import { follow } from "./live.js";
 import { figure, lasts, leftOf, noteOf, parts, priceOf, short, span } from "./price.js";
+import { bring, chosenDatasets, followDatasets } from "./spawn_datasets.js";
 import { hour, length, listed, localTimes, range, say, setTime } from "./words.js";
 
 const POLL_MS = 5000;
@@ -257,6 +258,8 @@ function drawRail() {
   say(by("o-gpus"), gpus === 0 ? "none" : anyModel ? `${gpus}, any model` : `${gpus} × ${kind.label}`);
   say(by("o-memory"), `${checked(panel, "memory_gib")} GiB`);
   say(by("o-cpus"), `${checked(panel, "cpus")} ${checked(panel, "cpus") === "1" ? "core" : "cores"}`);
+  const data = chosenDatasets();
+  say(by("o-datasets"), data ? `${data}, read-only` : "none");
   const price = cost(panel, offer), found = verdict(panel, offer);
   drawPrice(price);
   drawPayers(price);
@@ -354,7 +357,12 @@ function drawName() {
 serverName?.addEventListener("input", drawName);
 
 /* ---- Events ---- */
-form.addEventListener("input", () => draw({ speak: true }));
+const brings = () => chosen()?.dataset.brings.split(" ").filter(Boolean) ?? [];
+form.addEventListener("input", (event) => {
+  if (event.target.name === "profile") bring(brings());
+  draw({ speak: true });
+});
+followDatasets(form, brings(), draw);
 for (const button of form.querySelectorAll("[data-step]")) {
   button.addEventListener("click", () => {
     const input = button.parentElement.querySelector("input");

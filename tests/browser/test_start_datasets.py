@@ -1,0 +1,118 @@
+"""Datasets on the start page, ticked and searched for in a real Chromium."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import SignIn
+from tests.browser.staged import StagedHub
+
+pytestmark = pytest.mark.browser
+
+DATASETS = [
+    ["project:vision-lab/street-scenes", "project", 138, 7],
+    ["ann/satellite-tiles", "public", 62, 2],
+    ["ann/news-corpus-en", "public", 19, 12],
+    ["bob/protein-folds", "shared", 8.4, 3],
+    ["bob/speech-commands", "shared", 2.3, 2],
+    ["bob/words", "shared", 0.5, 1],
+    ["carol/words-in-song", "public", 0.4, 1],
+    ["carol/words-of-law", "public", 0.3, 1],
+]
+
+
+@pytest.fixture(autouse=True)
+def _datasets(hub: StagedHub) -> None:
+    hub.pool(datasets=DATASETS)
+
+
+def line(page: Page, name: str) -> Locator:
+    return page.locator(f"#ds-list li[data-dataset='{name}']")
+
+
+def test_datasets_are_ticked_and_come_into_the_choice(
+    page: Page, hub: StagedHub, user: str
+) -> None:
+    page.goto(f"{hub.url}/hub/spawn")
+    expect(page.locator("#ds-chosen")).to_have_text("none chosen, read-only under ~/datasets")
+    page.get_by_role("checkbox", name="street-scenes v7 vision-lab 138 GB").check()
+    tiles = line(page, "ann/satellite-tiles")
+    expect(tiles.get_by_label("Version")).to_be_hidden()
+    tiles.get_by_role("checkbox").check()
+    tiles.get_by_label("Version").select_option("1")
+    tiles.get_by_label("Read").select_option("Over the network")
+    expect(tiles.locator("b")).to_have_text("satellite-tiles v1")
+    expect(page.locator("#ds-chosen")).to_have_text("2 chosen, read-only under ~/datasets")
+    expect(page.locator("#o-datasets")).to_have_text("2, read-only")
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    assert hub.posted()["datasets"] == [
+        {"name": "project:vision-lab/street-scenes", "version": "latest"},
+        {"name": "ann/satellite-tiles", "version": 1, "mode": "stream"},
+    ]
+
+
+def test_a_search_finds_others_and_keeps_what_is_ticked(page: Page, hub: StagedHub) -> None:
+    page.goto(f"{hub.url}/hub/spawn")
+    line(page, "ann/news-corpus-en").get_by_role("checkbox").check()
+    find = page.get_by_role("searchbox", name="Search datasets")
+    find.fill("words")
+    expect(page.locator("#ds-note")).to_have_text("The first 2 of 3.")
+    names = page.locator("#ds-list b")
+    expect(names).to_have_text(["news-corpus-en v12", "words v1", "words-in-song v1"])
+    line(page, "carol/words-in-song").get_by_role("checkbox").check()
+    find.press("Enter")
+    find.fill("nothing like it")
+    expect(page.locator("#ds-note")).to_have_text("Nothing found.")
+    expect(names).to_have_text(["news-corpus-en v12", "words-in-song v1"])
+    find.fill("")
+    expect(names).to_have_count(7)
+    expect(page.locator("#o-datasets")).to_have_text("2, read-only")
+    assert page.url.endswith("/hub/spawn")
+
+
+def test_a_link_ticks_datasets_and_tells_what_cannot_be_had(
+    page: Page, hub: StagedHub, user: str
+) -> None:
+    page.goto(f"{hub.url}/hub/spawn/{user}?datasets=bob/words@1,zoe/secret")
+    words = line(page, "bob/words")
+    expect(words.get_by_role("checkbox")).to_be_checked()
+    expect(words.get_by_label("Version")).to_have_value("1")
+    lost = page.locator("#ds-list li", has_text="zoe/secret")
+    expect(lost).to_contain_text("not there, or not shared with you")
+    expect(lost.get_by_role("checkbox")).to_be_disabled()
+
+
+def test_the_last_choice_is_ticked_again_and_unticking_all_means_none(
+    page: Page, hub: StagedHub
+) -> None:
+    last = {"profile": "cpu", "datasets": [{"name": "bob/words", "version": "latest"}]}
+    hub.pool(datasets=DATASETS, last_choice=last)
+    page.goto(f"{hub.url}/hub/spawn")
+    first = page.locator("#ds-list li").first
+    expect(first.locator("b")).to_have_text("words v1")
+    first.get_by_role("checkbox").uncheck()
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    assert "datasets" not in hub.posted()
+
+
+def test_without_a_script_datasets_are_chosen_too(
+    sign_in: SignIn, hub: StagedHub, user: str
+) -> None:
+    page = sign_in(user, script=False)
+    page.goto(f"{hub.url}/hub/spawn")
+    expect(page.locator("#ds-find")).to_be_hidden()
+    line(page, "bob/words").get_by_role("checkbox").check()
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    assert hub.posted()["datasets"] == [{"name": "bob/words", "version": "latest"}]
+
+
+def test_where_there_are_none_the_page_says_so(page: Page, hub: StagedHub) -> None:
+    hub.pool(datasets=[])
+    page.goto(f"{hub.url}/hub/spawn")
+    expect(page.locator("#datasets")).to_contain_text("There is none that you may read yet.")
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
