@@ -32,6 +32,15 @@ from dcloud_spawner.store.events import Actor
 LONGEST_NOTE = 2000
 
 
+@dataclass(frozen=True)
+class Removed:
+    """Files that a draft has no longer."""
+
+    dataset: str
+    version: str
+    paths: Sequence[str]
+
+
 # ---------------------------------------------------------------------------- which one
 
 
@@ -126,7 +135,7 @@ def remove_files(
     given: str,
     paths: Sequence[str],
     folders: Sequence[str] = (),
-) -> Sequence[str]:
+) -> Removed:
     """Take files, and all files of folders, out of the draft. Returns the paths that were there,
     whose objects the caller removes; what it does not come to, the sweep of the process ``data``
     removes."""
@@ -146,7 +155,7 @@ def remove_files(
                 "paths": list(gone[:20]),
             }
             events.note(connection, asking.actor, "dataset.remove", found.id, at=now, detail=detail)
-        return gone
+        return Removed(found.id, draft.id, gone)
 
 
 def discard_draft(platform: Platform, asking: Asker, given: str) -> None:

@@ -277,7 +277,7 @@ def test_a_published_version_is_never_changed(platform: Platform) -> None:
         versions.remove_files(platform, ANN, made.id, ["a.txt"])
     assert refused.value.code == "no_draft"
     versions.open_draft(platform, ANN, made.id, empty=True)
-    assert versions.remove_files(platform, ANN, made.id, ["a.txt"]) == []
+    assert versions.remove_files(platform, ANN, made.id, ["a.txt"]).paths == []
     with platform.database.reading() as connection:
         kept = datasets.get_version(connection, version)
         assert (kept.state, kept.files, kept.size_bytes) == (VersionState.PUBLISHED, 2, 7)
@@ -319,7 +319,7 @@ def test_a_draft_that_is_published_or_filled_is_not_touched(platform: Platform) 
         with pytest.raises(Conflict, match="is being published"):
             act()
     versions.cancel_job(platform, ANN, made.id, job.id)
-    assert versions.remove_files(platform, ANN, made.id, ["a.txt"]) == ["a.txt"]
+    assert versions.remove_files(platform, ANN, made.id, ["a.txt"]).paths == ["a.txt"]
 
 
 def test_a_draft_that_is_given_up_gives_its_room_back(platform: Platform) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
@@ -23,7 +24,8 @@ from dcloud_spawner.datasets.rights import (
     shared_with,
     visible,
 )
-from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound
+from dcloud_spawner.errors import DCloudError, InvalidChoice, NotAllowed, NotFound
+from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.store import (
     accounts,
     dataset_files,
@@ -65,6 +67,8 @@ from hub_services.web.api.dataset_models import (
 from hub_services.web.api.operation import Call, Nothing
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 ORDERS = {
     "changed": ("changed_at", True),
@@ -289,9 +293,14 @@ async def delete_version(call: Call[Nothing, Nothing]) -> DoneView:
 
 async def remove_files(call: Call[Nothing, RemoveFilesBody]) -> RemovedView:
     """Take files and folders out of the draft."""
-    body = call.body
+    body, platform = call.body, call.service.platform
     gone = await _act(call, versions.remove_files, call.path["id"], body.paths, body.folders)
-    return RemovedView(paths=tuple(gone))
+    keys = [file_key(gone.dataset, gone.version, path) for path in gone.paths]
+    try:
+        await platform.in_storage_thread(platform.storage.remove_many, keys)
+    except DCloudError as error:
+        log.warning("Objects of removed files are left for the sweep: %s", error)
+    return RemovedView(paths=tuple(gone.paths))
 
 
 async def list_files(call: Call[FilesPage, Nothing]) -> FilesView:
