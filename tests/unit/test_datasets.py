@@ -226,12 +226,12 @@ def test_what_everybody_may_do_agrees_with_a_second_opinion(platform: Platform) 
         everything = datasets.page(connection, visible(ROOT.known(connection)), limit=100)
         assert len(everything) == 24
         for name in people:
-            asking = askers[name].known(connection)
-            seen = {d.id for d in datasets.page(connection, visible(asking), limit=100)}
+            known = askers[name].known(connection)
+            seen = {d.id for d in datasets.page(connection, visible(known), limit=100)}
             assert seen == set(expected[name])
             for dataset in everything:
-                assert right_of(connection, asking, dataset) == expected[name].get(dataset.id)
-            own = {d.id for d in datasets.page(connection, mine(asking), limit=100)}
+                assert right_of(connection, known, dataset) == expected[name].get(dataset.id)
+            own = {d.id for d in datasets.page(connection, mine(known), limit=100)}
             assert own <= {key for key, right in expected[name].items() if right >= Right.WRITE}
 
 
