@@ -35,12 +35,15 @@ def fitting_policy(
     raise ValueError("not even what is written fits")
 
 
-def session_policy(bucket: str, *, read: Sequence[str], write: Sequence[str]) -> str:
-    """Read under some prefixes of a bucket, read and write under others, and nothing else.
+def session_policy(
+    bucket: str, *, read: Sequence[str], write: Sequence[str], put: Sequence[str] = ()
+) -> str:
+    """Read under some prefixes of a bucket, read and write under others, ``put`` without reading
+    under a third kind, and nothing else.
 
     Prefixes end in ``/`` and hold no wildcard (ValueError): they come from :mod:`keys`.
     """
-    for prefix in (*read, *write):
+    for prefix in (*read, *write, *put):
         if not _PLAIN.fullmatch(prefix):
             raise ValueError(f"{prefix!r} is no prefix of ours")
     readable = sorted({*read, *write})
@@ -55,6 +58,8 @@ def session_policy(bucket: str, *, read: Sequence[str], write: Sequence[str]) ->
         ]
     if write:
         statements.append(_allow(_WRITE, [_arn(bucket, prefix) for prefix in sorted({*write})]))
+    if put:
+        statements.append(_allow(["s3:PutObject"], [_arn(bucket, prefix) for prefix in put]))
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
 
 

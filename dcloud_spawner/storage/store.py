@@ -25,6 +25,7 @@ from dcloud_spawner.storage.access import StorageAccess, access_of
 from dcloud_spawner.storage.errors import ObjectMissing, StorageRefused
 from dcloud_spawner.storage.failures import told
 from dcloud_spawner.storage.signing import presign
+from dcloud_spawner.storage.upload_keys import RENEWED_BEFORE, UploadKeys
 
 CHUNK_BYTES = 1 << 20
 BINARY = "application/octet-stream"
@@ -71,6 +72,7 @@ class ObjectStore:
     ) -> None:
         self.access = access
         self.bucket = access.bucket
+        self._upload_keys = UploadKeys(access)
         self._http = _Connections(
             timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
             maxsize=32,
@@ -305,19 +307,22 @@ class ObjectStore:
         seconds: int = 3600,
         now: datetime | None = None,
     ) -> str:
-        """A URL that takes one part of exactly this size by PUT.
+        """A URL that takes one part of exactly this size by PUT, for at most three hours.
 
         ``origin`` (scheme and host that the browser uses for the hub) is where it leads unless
-        the storage has a public address of its own.
+        the storage has a public address of its own. May ask the storage for keys: blocks.
         """
+        keys = self._upload_keys.get()
+        # Without keys of their own parts go through the gate, which lets nothing else pass.
+        direct = self.access.public_url if keys else ""
         return presign(
-            self.access,
+            keys or self.access,
             "PUT",
             key,
-            base=self._base(origin),
+            base=direct or origin or self.access.url,
             query={"partNumber": str(number), "uploadId": upload},
             headers={"Content-Length": str(size_bytes)},
-            seconds=seconds,
+            seconds=min(seconds, int(RENEWED_BEFORE.total_seconds())),
             now=now or datetime.now(UTC),
         )
 
@@ -342,9 +347,6 @@ class ObjectStore:
             seconds=seconds,
             now=now or datetime.now(UTC),
         )
-
-    def _base(self, origin: str) -> str:
-        return self.access.public_url or origin or self.access.url
 
 
 class _Connections(urllib3.PoolManager):

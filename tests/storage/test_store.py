@@ -146,6 +146,21 @@ def test_a_signed_part_takes_no_other_length_number_upload_key_or_method(
     assert store.list_parts(KEY, upload) == []
 
 
+@pytest.mark.parametrize("size", [0, 9])
+@pytest.mark.parametrize("bucket", ["/", ""])
+@pytest.mark.parametrize("of_range", [{}, {"x-amz-copy-source-range": "bytes=0-3"}])
+def test_a_signed_part_copies_no_object_of_somebody_else(
+    store: ObjectStore, size: int, bucket: str, of_range: dict[str, str]
+) -> None:
+    store.put(file_key("d2", "v1", "theirs"), b"theirs!!!")
+    upload = store.create_upload(KEY)
+    url = store.presign_part(KEY, upload, 1, size)
+    source = {"x-amz-copy-source": f"{bucket}{store.bucket}/{file_key('d2', 'v1', 'theirs')}"}
+    answer = httpx.put(url, content=b"x" * size, headers=source | of_range)
+    assert answer.status_code == 403
+    assert store.list_parts(KEY, upload) == []
+
+
 def test_a_signed_part_changes_nothing_after_completion(store: ObjectStore) -> None:
     upload = store.create_upload(KEY)
     url = store.presign_part(KEY, upload, 1, 3)
