@@ -108,6 +108,19 @@ class Settings(BaseSettings):
         description="Where browsers and notebooks reach the same S3 server, without a path; empty "
         "means that uploads go through the hub's own address.",
     )
+    storage_events_url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Where MinIO reaches the web service's /services/dcloud/storage/events to tell "
+        "of every request; empty means by loopback, or by public_url when it is not on this host.",
+    )
+    storage_credential_seconds: int = Field(
+        900,
+        ge=60,
+        le=900,
+        description="Life of the credentials that a server gets for the storage; a share that was "
+        "taken back ends within it.",
+    )
     storage_port: int = Field(
         8083, ge=1, le=65535, description="Loopback port of the small default storage."
     )

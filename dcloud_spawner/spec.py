@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from dcloud_spawner.engines.base import (
     LABEL_ACCELERATORS,
@@ -23,6 +24,9 @@ HOME = "/home/dcloud"
 """Where the home volume is mounted, in every image and sandbox."""
 
 GIB = 2**30
+
+API_PATH = "/services/dcloud/api/v1"
+"""Where the web service has the API; its process listens on the hub's address too."""
 
 
 def home_volume(deployment: str, user: str) -> str:
@@ -64,6 +68,7 @@ def build_spec(
         "JUPYTERHUB_ACTIVITY_INTERVAL": str(settings.activity_seconds),
         "DCLOUD_WORKLOAD": workload.id,
         "DCLOUD_GPUS": str(len(accelerators)),
+        **data_environment(settings, environment.get("JUPYTERHUB_API_URL", "")),
     }
     return ContainerSpec(
         name=container_name(settings.deployment, workload.id),
@@ -86,3 +91,17 @@ def build_spec(
         port=port,
         disk_bytes=int(settings.disk_limit_gib * GIB),
     )
+
+
+def data_environment(settings: Settings, hub_api: str) -> dict[str, str]:
+    """Where a program inside finds the platform's API and, if users reach it, the storage."""
+    hub = urlsplit(hub_api)
+    if not hub.hostname:
+        return {}
+    root = urlsplit(settings.bind_url).path.rstrip("/")
+    found = {"DCLOUD_API_URL": f"{hub.scheme}://{hub.hostname}:{settings.web_port}{root}{API_PATH}"}
+    storage = settings.storage_public_url or settings.storage_url
+    if storage:
+        found["DCLOUD_STORAGE_URL"] = storage.rstrip("/")
+        found["DCLOUD_STORAGE_REGION"] = settings.storage_region
+    return found

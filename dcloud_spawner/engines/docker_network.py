@@ -68,8 +68,8 @@ class DockerNetwork:
             _iptables("-X", chain, check=False)
 
     def _filter(self, identifier: str) -> None:
-        """Let containers open connections to the hub's port on this host and to no other, and
-        to no metadata service of a cloud.
+        """Let containers open connections to the ports of hub and API on this host and to no other,
+        and to no metadata service of a cloud.
 
         Needs root; ``dcloud doctor`` says so when it is missing.
         """
@@ -80,6 +80,7 @@ class DockerNetwork:
         inside = [
             "-m conntrack --ctstate ESTABLISHED,RELATED -j RETURN",
             f"-p tcp --dport {self._settings.hub_port} -j RETURN",
+            f"-p tcp --dport {self._settings.web_port} -j RETURN",
             reset,
             "-j REJECT",
         ]

@@ -6,6 +6,7 @@ It holds no state of its own, so it may be killed at any moment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 
@@ -13,6 +14,7 @@ from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import load_settings
 from hub_services.web.application import make_application
 from hub_services.web.service import open_service
+from hub_services.web.storage_events import ask_until_told
 
 log = logging.getLogger("dcloud.web")
 
@@ -28,15 +30,22 @@ async def serve() -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    server = make_application(service).listen(
-        settings.web_port, "127.0.0.1", max_body_size=LARGEST_REQUEST_BYTES
-    )
+    application = make_application(service)
+    most = LARGEST_REQUEST_BYTES
+    servers = [application.listen(settings.web_port, "127.0.0.1", max_body_size=most)]
+    if address != "127.0.0.1":
+        # The proxy comes by loopback, programs inside servers by the hub's address.
+        with contextlib.suppress(OSError):
+            servers.append(application.listen(settings.web_port, address, max_body_size=most))
+    asking = asyncio.create_task(ask_until_told(platform))
     service.pool.keep_fresh()
     log.info("Listening on 127.0.0.1:%d, %s", settings.web_port, service.paths.service)
     try:
         await stopped.wait()
     finally:
-        server.stop()
+        asking.cancel()
+        for server in servers:
+            server.stop()
         platform.close()
 
 

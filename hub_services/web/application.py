@@ -19,11 +19,13 @@ from hub_services.web.api.operations import OPERATIONS
 from hub_services.web.handler import Handler
 from hub_services.web.pages.all import PAGES
 from hub_services.web.pages.data import DATA_PAGES
+from hub_services.web.pages.datasets_handlers import dataset_routes
 from hub_services.web.pages.export import ShowExport
 from hub_services.web.pages.handlers import Front, NoSuchPage, PageEvents, ShowPage
 from hub_services.web.pages.plan import ShowAnswer
 from hub_services.web.pages.views import ShowData
 from hub_services.web.service import Service
+from hub_services.web.storage_events import StorageEvents
 
 OWN_STATIC = Path(__file__).parent / "static"
 
@@ -103,6 +105,7 @@ def make_application(service: Service) -> Application:
     routes: list[Any] = [
         (f"{root}oauth_callback", Callback),
         *api_routes(f"{root}api/v1/"),
+        (f"{root}storage/events", StorageEvents),
         (f"{root}static/hub/(.*)", HubFiles, {"path": str(Path(DATA_FILES_PATH) / "static")}),
         (f"{root}static/lib/(.*)", StaticFiles, {"path": str(assets)}),
         (f"{root}static/web/(.*)", StaticFiles, {"path": str(OWN_STATIC)}),
@@ -111,6 +114,7 @@ def make_application(service: Service) -> Application:
         (f"{root}plan/([0-9a-f]{{1,64}})", ShowAnswer, {"pages": PAGES}),
         (f"{root}({'|'.join(PAGES)})", ShowPage, {"pages": PAGES}),
         *data_routes(root),
+        *dataset_routes(root),
         (f"{root}?", Front, {"pages": PAGES}),
         (".*", NoSuchPage, {"pages": PAGES}),
     ]

@@ -28,6 +28,7 @@ from hub_services.web.api.models import (
 )
 from hub_services.web.api.operation import Call, Nothing, Operation, View, Wire
 from hub_services.web.api.plans import PlanBody, PlanView
+from hub_services.web.api.storage_operations import STORAGE_OPERATIONS
 
 _NOT_FOUND = (HTTPStatus.NOT_FOUND,)
 _CHANGE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
@@ -138,4 +139,5 @@ OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
     *LEDGER_OPERATIONS,
     *DATASET_OPERATIONS,
     *UPLOAD_OPERATIONS,
+    *STORAGE_OPERATIONS,
 )

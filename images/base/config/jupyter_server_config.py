@@ -1,5 +1,8 @@
 """Server settings of every image. A user's own ~/.jupyter files still come after these."""
 
+import os
+import sys
+
 c = get_config()  # noqa: F821 - Jupyter defines it when it reads this file
 
 c.ServerApp.root_dir = "/home/dcloud"
@@ -9,3 +12,13 @@ c.FileContentsManager.delete_to_trash = False
 c.ServerApp.terminado_settings = {"shell_command": ["/bin/bash"]}
 # Kernels over Unix sockets: nothing else in the container's network can reach them.
 c.KernelManager.transport = "ipc"
+
+# boto3, aws and s3fs in kernels and terminals find the storage. Whatever goes wrong there, the
+# server starts.
+try:
+    sys.path.append("/opt/dcloud/storage")
+    import dcloud_storage
+
+    os.environ.update(dcloud_storage.configure())
+except Exception as error:
+    sys.stderr.write(f"Direct access to storage is not set up: {error}\n")

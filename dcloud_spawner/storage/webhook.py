@@ -1,0 +1,78 @@
+"""The storage is asked to tell the platform of every request: MinIO's audit webhook."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from urllib.parse import urlsplit
+
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
+from minio.error import MinioAdminException
+from urllib3.exceptions import HTTPError
+
+from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage.access import StorageAccess, is_default
+from dcloud_spawner.storage.errors import StorageAway, StorageRefused
+
+TOKEN = "storage_events.token"
+"""Secret file with what the storage shows; the web service makes it."""
+
+EVENTS_PATH = "/services/dcloud/storage/events"
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+BATCH = 50
+"""Entries of one delivery: one is up to 15 KB, and the web service takes 1 MiB."""
+
+
+def token_of(settings: Settings) -> str:
+    """What the storage shows; made the first time."""
+    path = settings.secrets_dir / TOKEN
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text().strip()
+
+
+def events_url(settings: Settings) -> str:
+    """Where the storage tells; "" where nobody said how it reaches us."""
+    if settings.storage_events_url:
+        return settings.storage_events_url
+    root = urlsplit(settings.bind_url).path.rstrip("/")
+    if urlsplit(settings.storage_url).hostname in LOOPBACK:
+        return f"http://127.0.0.1:{settings.web_port}{root}{EVENTS_PATH}"
+    return f"{settings.public_url.rstrip('/')}{EVENTS_PATH}" if settings.public_url else ""
+
+
+def ask_for_events(settings: Settings, access: StorageAccess) -> bool:
+    """Have the storage tell us; False where it cannot or nobody said how. Blocks.
+
+    Raises StorageAway, and StorageRefused when the platform's key may not ask for it: then an
+    administrator sets it (docs/datasets.md).
+    """
+    url = events_url(settings)
+    if is_default(settings) or not url:
+        return False
+    admin = MinioAdmin(
+        endpoint=access.host,
+        credentials=StaticProvider(access.access_key, access.secret_key),
+        secure=access.secure,
+        region=access.region,
+    )
+    wanted = {
+        "enable": "on",
+        "endpoint": url,
+        "auth_token": f"Bearer {token_of(settings)}",
+        "batch_size": str(BATCH),
+        "comment": f"DCloud {settings.deployment}",
+    }
+    try:
+        admin.config_set(f"audit_webhook:{settings.deployment.replace('-', '_')}", wanted)
+    except MinioAdminException as error:
+        raise StorageRefused(error._code, f"its log is not set: {error._body[:300]}") from error
+    except (HTTPError, OSError) as error:
+        raise StorageAway(f"admin: {type(error).__name__}: {error}") from error
+    return True
