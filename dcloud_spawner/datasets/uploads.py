@@ -118,8 +118,9 @@ def plan(
     is going to follow, has no room; a single file is refused by its own ``problem``."""
     with platform.database.reading() as connection:
         dataset, draft = draft_to_fill(connection, asking, given)
-        if total_bytes:
-            quota.check(connection, platform.settings, dataset, total_bytes)
+        # At least so much is new: files may be there already, or half-sent with their room kept.
+        kept = draft.size_bytes + dataset_uploads.bytes_of(connection, draft.id)
+        quota.check(connection, platform.settings, dataset, max(0, (total_bytes or 0) - kept))
         made = [_plan(connection, draft, wanted) for wanted in files]
         return Plans(dataset, draft, made)
 
