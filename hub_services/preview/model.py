@@ -14,6 +14,8 @@ LONGEST_CELL = 200
 """Characters of a value."""
 MOST_COLUMNS = 50
 MOST_ROWS = 50
+NUMBERS = ("whole number", "number", "int", "uint", "float", "double", "half", "decimal")
+"""How types of numbers begin."""
 
 
 class Kind(StrEnum):
@@ -31,6 +33,11 @@ class Column:
 
     name: str
     type: str
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values stand to the right."""
+        return self.type.startswith(NUMBERS)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dcloud_spawner.form.view import TEMPLATES as HUB_TEMPLATES
-from dcloud_spawner.form.words import credits_figure
+from dcloud_spawner.form.words import credits_figure, size_words
+from hub_services.preview.markdown import first_words
 from hub_services.web.api.wire_types import credits_text
 from hub_services.web.pages.figures import balance_figure, gpu_hours, kwh, percent, signed, when
 
@@ -40,6 +41,8 @@ def environment() -> Environment:
         gpu_hours=gpu_hours,
         kwh=kwh,
         percent=percent,
+        size=size_words,
+        first_words=first_words,
     )
     return made
 

@@ -7,7 +7,7 @@ extends ``data.html``; without that it is a part that a script fetches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -109,6 +109,8 @@ class DataHandler(PageHandler):
         super().initialize(pages={})
         self.data_pages = pages
 
+    longest_argument = LONGEST_ARGUMENT
+
     def call(self, parts: Sequence[str]) -> Call:
         """This request."""
         assert self.viewer is not None
@@ -123,7 +125,7 @@ class DataHandler(PageHandler):
             value = sent[-1].decode()
         except UnicodeDecodeError:
             value = "\x00"
-        if len(value) > LONGEST_ARGUMENT or "\x00" in value:
+        if len(value) > self.longest_argument or "\x00" in value:
             raise InvalidChoice(f"{name[:40]}: cannot be read.", field=name[:40])
         return value
 
@@ -136,6 +138,9 @@ class DataHandler(PageHandler):
 
 class ShowData(DataHandler):
     """One page."""
+
+    nav = "usage"
+    """Which link of the bar it is under."""
 
     def initialize(  # type: ignore[override]
         self, pages: Mapping[str, DataPage], name: str
@@ -165,12 +170,16 @@ class ShowData(DataHandler):
                 zone=call.zone,
                 now=call.now,
                 xsrf=xsrf,
-                dc_nav="usage",
+                dc_nav=self.nav,
             )
 
-        drawn = await call.platform.in_reading_thread(read_and_draw)
+        drawn = await self.thread()(read_and_draw)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.finish(drawn)
+
+    def thread(self) -> Callable[[Callable[[], str]], Awaitable[str]]:
+        """Where it is read and drawn."""
+        return self.service.platform.in_reading_thread
 
 
 def _asked(call: Call) -> int:

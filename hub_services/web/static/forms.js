@@ -6,7 +6,7 @@
 //   data-done     what is said when the page is there again; data-next: where to go then
 //   data-body     what is sent, as JSON, where a button has no form
 // A field is sent under its name; data-as says how: credits, whole, number, moment, names, check.
-// An empty one is left out, or sent as null with data-null. A part with data-when="field=a|b" is
+// An empty one is left out, sent as null with data-null, or as it is with data-empty. A part with data-when="field=a|b" is
 // there only while that field has one of these values.
 import { confirmAct } from "./acts.js";
 import { call, refusal } from "./api.js";
@@ -49,6 +49,7 @@ function body(form) {
       else if (field.checked) (found[field.name] ??= []).push(field.value);
     } else if (field.value !== "") found[field.name] = (AS[field.dataset.as] ?? ((text) => text))(field.value);
     else if ("null" in field.dataset) found[field.name] = null;
+    else if ("empty" in field.dataset) found[field.name] = (AS[field.dataset.as] ?? ((text) => text))("");
   }
   return found;
 }

@@ -1,0 +1,59 @@
+// Pages of datasets: dialogs, copying, and what goes on in the background.
+import { say } from "../words.js";
+
+const by = (id) => document.getElementById(id);
+const main = by("main");
+
+function open(dialog) {
+  dialog.showModal();
+  // Where a change loads the page again, the dialog is open again.
+  history.replaceState(null, "", `${location.pathname}${location.search}#${dialog.id}`);
+}
+
+for (const dialog of main.querySelectorAll("dialog[id^=d-]")) {
+  dialog.addEventListener("close", () => {
+    if (location.hash === `#${dialog.id}`) history.replaceState(null, "", location.pathname + location.search);
+  });
+}
+
+main.addEventListener("click", async (event) => {
+  const opener = event.target.closest("[data-open]"), closer = event.target.closest("[data-close]"), copier = event.target.closest("[data-copy], [data-copy-of]");
+  if (opener) open(by(opener.dataset.open));
+  if (closer) closer.closest("dialog").close();
+  if (!copier) return;
+  const words = copier.querySelector("span"), before = words.innerHTML;
+  try {
+    await navigator.clipboard.writeText(copier.dataset.copy ?? by(copier.dataset.copyOf).textContent);
+    say(words, "Copied");
+    say(by("l-news"), "Copied");
+  } catch {
+    say(words, "Select and copy it by hand");
+  }
+  setTimeout(() => { words.innerHTML = before; }, 2000);
+});
+
+by("s-sort")?.addEventListener("change", (event) => event.target.form.requestSubmit());
+
+if (by(location.hash.slice(1))?.matches("dialog[id=d-share]")) open(by("d-share"));
+
+const panel = main.querySelector("[data-work]"), pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
+
+/** Look again while something goes on; when it is over, the page is another one. */
+async function follow() {
+  while (by("s-work")?.matches("[data-busy]")) {
+    await pause(document.hidden ? 10000 : 1500);
+    let next;
+    try {
+      const answer = await fetch(panel.dataset.work, { redirect: "error", headers: { Accept: "text/html" }, signal: AbortSignal.timeout(8000) });
+      if (!answer.ok) continue;
+      next = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("s-work");
+    } catch { continue; }
+    if (!next) return;
+    const old = by("s-work");
+    const over = !next.matches("[data-busy]");
+    old.replaceWith(document.importNode(next, true));
+    // Not while somebody is in a dialog or uploads something here.
+    if (over && !document.querySelector("dialog[open]") && !document.querySelector("[data-uploading]")) location.reload();
+  }
+}
+if (panel) follow();
