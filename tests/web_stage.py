@@ -58,6 +58,8 @@ class WebStage:
             hub_port=free_port(),
             proxy_api_port=free_port(),
             web_port=free_port(),
+            storage_port=free_port(),
+            storage_gate_port=free_port(),
             simulated_gpus=True,
             **settings,
         )
@@ -67,6 +69,8 @@ class WebStage:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._tokens: dict[str, str] = {}
+        self.server_environment: dict[str, str] = {}
+        """What servers of people need, where a test starts any (tests/storage/stage.py)."""
 
     def __enter__(self) -> WebStage:
         install_proxy(cache_dir())
@@ -92,6 +96,7 @@ class WebStage:
             },
             "DCLOUD_HUB_DATABASE_URL": self.settings.hub_store_url,
             "DCLOUD_SIMULATED_GPUS": "true",
+            **self.server_environment,
         }
         proxy = ["--ip=127.0.0.1", f"--port={self.settings.port}", "--api-ip=127.0.0.1"]
         api = f"--api-port={self.settings.proxy_api_port}"

@@ -2,6 +2,8 @@
 is in the store is arranged by the test."""
 
 import os
+import sys
+from pathlib import Path
 
 from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
@@ -27,6 +29,7 @@ c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{settings.hub_port}"
 c.JupyterHub.db_url = settings.hub_store_url
 c.JupyterHub.cookie_secret_file = str(settings.secrets_dir / "cookie_secret")
 c.JupyterHub.cleanup_servers = False
+c.JupyterHub.allow_named_servers = True
 c.JupyterHub.default_url = "/hub/home"
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{settings.proxy_api_port}"
@@ -41,9 +44,14 @@ c.JupyterHub.load_roles = [
     {
         "name": "tester",
         "services": ["tester"],
-        "scopes": ["admin:users", "admin:groups", "tokens", WEB_SCOPE],
+        "scopes": ["admin:users", "admin:servers", "admin:groups", "tokens", WEB_SCOPE],
     },
     USER_ROLE,
     SERVER_ROLE,
 ]
 c.JupyterHub.custom_scopes = CUSTOM_SCOPES
+
+if "DCLOUD_TEST_TOKENS" in os.environ:
+    server = Path(__file__).parents[1] / "storage" / "token_server.py"
+    c.Spawner.cmd = [sys.executable, str(server)]
+    c.Spawner.environment = {"DCLOUD_TEST_TOKENS": os.environ["DCLOUD_TEST_TOKENS"]}
