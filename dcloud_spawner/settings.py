@@ -127,6 +127,15 @@ class Settings(BaseSettings):
     storage_gate_port: int = Field(
         8084, ge=1, le=65535, description="Loopback port that lets uploads, and nothing else, in."
     )
+    cache_gib: float = Field(
+        100.0,
+        ge=0,
+        description="GiB of each host for copies of datasets that servers use; a larger dataset is "
+        "read by stream.",
+    )
+    stream_cache_gib: float = Field(
+        10.0, gt=0, description="GiB of a host for what was read of one dataset by stream."
+    )
     project_storage_gib: float | None = Field(
         500.0,
         ge=0,
@@ -304,6 +313,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Level of the logs."
     )
+
+    @model_validator(mode="after")
+    def _bucket_is_no_page(self) -> Self:
+        # Uploads go to /BUCKET/ at the hub's own address.
+        if self.storage_bucket in {"hub", "user", "services", "api", "static"}:
+            raise ValueError(f"storage_bucket: {self.storage_bucket!r} is a place of the hub's")
+        return self
 
     @model_validator(mode="after")
     def _named_tiers_exist(self) -> Self:

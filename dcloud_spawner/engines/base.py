@@ -68,6 +68,8 @@ class Mount:
     source: str
     target: str
     read_only: bool = False
+    propagation: str = ""
+    """``rslave``: what the host mounts or unmounts below ``source`` later shows inside too."""
 
 
 @dataclass(frozen=True)

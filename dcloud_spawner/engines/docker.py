@@ -186,8 +186,7 @@ class DockerEngine(Engine):
     def _host_arguments(self, spec: ContainerSpec) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "binds": {
-                mount.source: {"bind": mount.target, "mode": "ro" if mount.read_only else "rw"}
-                for mount in spec.mounts
+                mount.source: {"bind": mount.target, "mode": _mode(mount)} for mount in spec.mounts
             },
             "mem_limit": spec.memory_bytes,
             "memswap_limit": spec.memory_bytes,
@@ -344,6 +343,11 @@ class DockerEngine(Engine):
         """Take the users' network away for good, when no container is left on it."""
         with self._calls() as client:
             self._network.remove(client)
+
+
+def _mode(mount: Mount) -> str:
+    mode = "ro" if mount.read_only else "rw"
+    return f"{mode},{mount.propagation}" if mount.propagation else mode
 
 
 def _time(text: str) -> datetime | None:

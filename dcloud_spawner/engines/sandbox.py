@@ -168,7 +168,7 @@ class SandboxEngine(Engine):
         folder = self._folders.named(spec.name)
         self._end(folder, 0)
         host = look_at_host(self._state, (config_file(),))
-        mounts = self._homes.checked(spec.mounts)
+        mounts = self._homes.checked(self._homes.linked(spec.mounts))
         with self._folders.draft() as draft:
             self._homes.give(furnish(draft))
             gpus = pass_gpus(self._settings, spec.accelerators, draft.path, folder.path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from dcloud_spawner.engines.base import Mount
@@ -73,8 +75,36 @@ class SandboxHomes:
             for other in placed:
                 if not other.read_only and PurePosixPath(other.target) in above:
                     raise LaunchFailed(f"{mount.target} lies below {other.target}")
-            placed.append(Mount(str(source), mount.target, mount.read_only))
+            placed.append(replace(mount, source=str(source)))
         return tuple(placed)
+
+    def linked(self, mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        """The mounts, with read-only ones right below a home put at the root of the sandbox, and
+        a link to them in the home.
+
+        A link is made without following anything, so nothing that the user put there leads
+        elsewhere. What is there already stays, and the folder is found at the root alone.
+        """
+        homes = {mount.target: mount.source for mount in mounts if not mount.read_only}
+        moved: list[Mount] = []
+        for mount in mounts:
+            target = PurePosixPath(mount.target)
+            home = homes.get(str(target.parent))
+            if mount.read_only and home is not None:
+                outside = f"/{target.name}"
+                self._link(self.root / home, target.name, outside)
+                mount = replace(mount, target=outside)
+            moved.append(mount)
+        return tuple(moved)
+
+    def _link(self, home: Path, name: str, to: str) -> None:
+        path = home / name
+        with contextlib.suppress(OSError):
+            path.rmdir()  # an empty folder, as another engine leaves it; a link is none
+        with contextlib.suppress(FileExistsError):
+            path.symlink_to(to)
+            if os.geteuid() == 0:
+                os.chown(path, UID, UID, follow_symlinks=False)
 
 
 def folder_sizes(root: Path, names: Sequence[str], timeout_seconds: float) -> dict[str, int]:

@@ -14,10 +14,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from dcloud_spawner.errors import ConfigurationError, Unavailable
+from dcloud_spawner.mounts.keeper import Keeper
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings, load_settings
 
 log = logging.getLogger("dcloud.data")
+
+MOUNT_SECONDS = 1.0
+"""Between two looks at what is mounted: who loses a right loses the mount in that time."""
 
 Turn = Callable[[], Awaitable[None]]
 
@@ -27,10 +31,15 @@ class Data:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
+        self._keeper = Keeper(platform)
 
     def turns(self) -> list[tuple[Turn, float]]:
         """Each loop, and the seconds between two of its turns."""
-        return []
+        return [(self.mounts, MOUNT_SECONDS)]
+
+    async def mounts(self) -> None:
+        """What servers have under ~/datasets."""
+        await self._platform.in_engine_thread(self._keeper.turn)
 
     async def run(self) -> None:
         """All loops, until cancelled."""
@@ -41,6 +50,7 @@ class Data:
 
     def close(self) -> None:
         """Let go of what the loops hold."""
+        self._keeper.close()
 
 
 async def _every(seconds: float, turn: Turn) -> None:
