@@ -13,12 +13,19 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+from dcloud_spawner.datasets import uploading
 from dcloud_spawner.errors import ConfigurationError, Unavailable
 from dcloud_spawner.mounts.keeper import Keeper
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings, load_settings
+from hub_services.datasets.jobs import Jobs
+from hub_services.datasets.purging import ACTOR, empty_bin
+from hub_services.datasets.sweeping import sweep
 
 log = logging.getLogger("dcloud.data")
+
+JOBS_SECONDS = 1.0
+"""A job waits no longer than this for a free place."""
 
 MOUNT_SECONDS = 1.0
 """Between two looks at what is mounted: who loses a right loses the mount in that time."""
@@ -32,14 +39,47 @@ class Data:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._keeper = Keeper(platform)
+        self._jobs = Jobs(platform)
 
     def turns(self) -> list[tuple[Turn, float]]:
         """Each loop, and the seconds between two of its turns."""
-        return [(self.mounts, MOUNT_SECONDS)]
+        return [
+            (self.mounts, MOUNT_SECONDS),
+            (self.bucket, 3600.0),
+            (self.jobs, JOBS_SECONDS),
+            (self.leftovers, 60.0),
+            (self.bin, 600.0),
+            (self.uploads, 3600.0),
+            (self.sweep, 86400.0),
+        ]
 
     async def mounts(self) -> None:
         """What servers have under ~/datasets."""
         await self._platform.in_engine_thread(self._keeper.turn)
+
+    async def bucket(self) -> None:
+        """Have the bucket made before anybody needs it."""
+        await self._platform.in_storage_thread(self._platform.storage.ensure_bucket)
+
+    async def jobs(self) -> None:
+        """Take jobs that are due."""
+        await self._jobs.turn()
+
+    async def leftovers(self) -> None:
+        """Clear up after jobs that are over."""
+        await self._jobs.leftovers()
+
+    async def bin(self) -> None:
+        """End what has been in the bin for long enough."""
+        await self._platform.in_database_thread(empty_bin, self._platform)
+
+    async def uploads(self) -> None:
+        """Cancel uploads that nobody went on with."""
+        await uploading.abort_stale(self._platform, self._platform.storage, ACTOR)
+
+    async def sweep(self) -> None:
+        """Remove objects that belong to nothing."""
+        await self._platform.in_storage_thread(sweep, self._platform)
 
     async def run(self) -> None:
         """All loops, until cancelled."""
@@ -49,7 +89,8 @@ class Data:
             await asyncio.Event().wait()
 
     def close(self) -> None:
-        """Let go of what the loops hold."""
+        """Let go of what the loops hold; jobs under way stop where they are."""
+        self._jobs.close()
         self._keeper.close()
 
 
