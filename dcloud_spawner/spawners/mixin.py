@@ -26,6 +26,7 @@ from dcloud_spawner.options import image_of
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import current_actor
 from dcloud_spawner.spawners.answers import answers
+from dcloud_spawner.spawners.data import mounts_of, until_mounted
 from dcloud_spawner.spawners.form_frames import FormFrames
 from dcloud_spawner.spawners.instance import announce_hub
 from dcloud_spawner.spawners.refused import StartRefused
@@ -214,6 +215,7 @@ class PlatformSpawner(SpawnerRow):
     async def _start_admitted(self, image: str) -> str:
         # Before it takes a place among the launches: an image may be fetched for minutes.
         await self._fetch_when_engine_answers(image)
+        await until_mounted(self.platform, self.workload_id)
         async with self.launches:
             begun = await self._in_full(
                 self.platform.in_database_thread(
@@ -310,7 +312,7 @@ class PlatformSpawner(SpawnerRow):
             self.platform.profiles.current().get(workload.profile),
             accelerators,
             environment=self.get_env(),
-            mounts=(home,),
+            mounts=(home, *mounts_of(self.platform, workload)),
             command=self.command_of(workload),
             port=self.port,
         )
