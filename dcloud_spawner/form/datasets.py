@@ -212,5 +212,18 @@ def copying_words(lines: Sequence[Mapping[str, object]]) -> str:
     return f"Preparing {count_words(len(pending), 'dataset')}" if pending else ""
 
 
+def copied_percent(lines: Sequence[Mapping[str, object]]) -> int | None:
+    """How far all copies together are; None where none is being made."""
+    copies = [one for one in lines if one.get("mode") == "cached"]
+    total = sum(number(one.get("total_bytes")) for one in copies)
+    if not total or not any(one.get("state") in PENDING for one in copies):
+        return None
+    done = sum(
+        number(one.get("total_bytes" if one.get("state") == "ready" else "done_bytes"))
+        for one in copies
+    )
+    return min(100, int(100 * done / total))
+
+
 PENDING = ("waiting", "preparing", "away")
 """States of a mount for which a start waits."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from dcloud_spawner.form.budget_lines import BudgetLine
+from dcloud_spawner.form.datasets import MountLine, mount_lines
 from dcloud_spawner.form.ends import End, end_of
 from dcloud_spawner.form.waiting import WaitingPage, waiting_page
 from dcloud_spawner.form.words import (
@@ -51,6 +52,7 @@ class ServerRow:
     warning: str
     """Why it will be stopped before its limit; empty when it will not."""
     notes: tuple[str, ...]
+    datasets: tuple[MountLine, ...]
     last_activity: datetime | None
     home: str
     """Size of the home on disk, empty when it is not measured."""
@@ -113,6 +115,7 @@ class PageWords:
             fault=_fault(held),
             warning=str(held.get("warning") or ""),
             notes=tuple(texts(held, "reasons")),
+            datasets=mount_lines(held) if held else mount_lines(waits),
             last_activity=moment(getattr(spawner, "last_activity", None)),
             home=size_words(size) if isinstance(size, int) and size >= 0 else "",
         )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from dcloud_spawner.form.datasets import MountLine, copied_percent, copying_words, mount_lines
 from dcloud_spawner.form.words import (
     count_words,
     gpus_words,
@@ -22,11 +23,12 @@ from dcloud_spawner.form.words import (
     texts,
 )
 
-STAGES = ("queue", "held", "image", "container", "ready")
+STAGES = ("queue", "held", "image", "data", "container", "ready")
 
 _DOING = {
     "held": "Taking what you asked for",
     "image": "Fetching the image",
+    "data": "Preparing the datasets",
     "container": "Starting the container",
     "ready": "Waiting for the server",
 }
@@ -42,6 +44,8 @@ class Step:
     """done, now, then, or bad."""
     note: str
     percent: int | None = None
+    hidden: bool = False
+    """It is no part of this start."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class WaitingPage:
     held_since: datetime | None
     reasons: tuple[str, ...]
     steps: tuple[Step, ...]
+    datasets: tuple[MountLine, ...]
     log: tuple[tuple[datetime | None, str], ...]
 
 
@@ -139,6 +144,7 @@ def waiting_page(
         held_since=moment(held.get("since")),
         reasons=tuple(texts(view, "reasons")),
         steps=_steps(view, stage, now),
+        datasets=mount_lines(view),
         log=tuple(
             (moment(line.get("at")), str(line.get("text", ""))) for line in rows(view, "log")
         ),
@@ -228,6 +234,8 @@ def _held(view: Mapping[str, object]) -> str:
 
 
 def _message(view: Mapping[str, object], stage: str) -> str:
+    if stage == "data":
+        return copying_words(rows(view, "datasets"))
     image = section(view, "image") if stage == "image" else {}
     said = str(image.get("message") or view.get("message") or "")
     return "" if said.rstrip(".") == _DOING.get(stage) else said
@@ -271,6 +279,7 @@ def _steps(view: Mapping[str, object], stage: str, now: datetime) -> tuple[Step,
         "queue": "Queue",
         "held": "GPUs held" if gpus else "Resources held",
         "image": "Image",
+        "data": "Datasets",
         "container": "Container",
         "ready": "Server ready",
     }
@@ -281,7 +290,10 @@ def _steps(view: Mapping[str, object], stage: str, now: datetime) -> tuple[Step,
         if key == "image" and state == "now":
             progress = section(view, "image").get("progress")
             percent = round(number(progress) * 100) if progress is not None else None
-        steps.append(Step(key, names[key], state, _note(view, key, state, now), percent))
+        if key == "data" and state == "now":
+            percent = copied_percent(rows(view, "datasets"))
+        hidden = key == "data" and not rows(view, "datasets")
+        steps.append(Step(key, names[key], state, _note(view, key, state, now), percent, hidden))
     return tuple(steps)
 
 
@@ -294,6 +306,9 @@ def _note(view: Mapping[str, object], key: str, state: str, now: datetime) -> st
         return "at once"
     if key == "image" and state == "now" and section(view, "image").get("message"):
         return str(section(view, "image")["message"])
+    if key == "data":
+        said = count_words(len(rows(view, "datasets")), "dataset")
+        return copying_words(rows(view, "datasets")) or said if state == "now" else said
     if key == "ready" and state != "done":
         return "opens by itself"
     if state == "done" and since and until:

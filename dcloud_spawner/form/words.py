@@ -29,10 +29,11 @@ def size_words(size_bytes: float) -> str:
     """A size on disk in decimal units: ``8.4 GB``."""
     value = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
+        shown = float(f"{value:.3g}")
+        if shown < 1000:
+            return f"{shown:g} {unit}"
         value /= 1000
-    return f"{value:.3g} TB"
+    return f"{value:.4g} TB"
 
 
 def count_words(number: float, noun: str) -> str:

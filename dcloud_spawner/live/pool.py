@@ -21,7 +21,17 @@ from dcloud_spawner.scheduler.free import FreeNode, free_now, openings
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.schedule import GIB, take_snapshot
 from dcloud_spawner.scheduler.snapshot import Snapshot
-from dcloud_spawner.store import events, homes, leases, listing, nodes, reservations, workloads
+from dcloud_spawner.store import (
+    dataset_choices,
+    events,
+    homes,
+    leases,
+    listing,
+    nodes,
+    reservations,
+    workloads,
+)
+from dcloud_spawner.store.dataset_choices import Mounted
 from dcloud_spawner.store.listing import Record
 from dcloud_spawner.store.nodes import AcceleratorRow
 from dcloud_spawner.store.reservations import Reservation
@@ -100,6 +110,8 @@ class PoolState:
 
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     """Planned and active ones by their id."""
+    mounts: Mapping[str, tuple[Mounted, ...]] = field(default_factory=dict)
+    """Datasets of open workloads by workload id."""
     ledger: LedgerReading = field(default_factory=LedgerReading)
     warnings: Warnings = field(default_factory=Warnings)
     """Budgets near their end."""
@@ -141,6 +153,7 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         booked = {found.id: found for found in reservations.open_reservations(connection)}
         counted = before is not None and before.record_at and now - before.record_at < RECOUNT
         record = before.record if before and counted else listing.record(connection)
+        mounts = dataset_choices.mounted(connection)
     queue = places_of(snapshot, open_workloads)
     free = tuple(free_now(snapshot).values())
     return PoolState(
@@ -159,6 +172,7 @@ def read_pool(platform: Platform, before: PoolState | None = None) -> PoolState:
         places={found.workload.id: found for found in queue},
         past=past,
         reservations=booked,
+        mounts=mounts,
         ledger=with_running(ledger, open_workloads, held, now),
         warnings=warned,
         record=record,

@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from dcloud_spawner.form.datasets import PENDING
 from dcloud_spawner.live.pool import Place, PoolState
 from dcloud_spawner.live.stream import Frames, frame
 from dcloud_spawner.live.watch import PoolWatch
@@ -22,6 +23,7 @@ from dcloud_spawner.scheduler.admission import waiting_reasons
 from dcloud_spawner.scheduler.alternatives import Alternative, Offered, alternatives
 from dcloud_spawner.scheduler.reasons import on_hold, without_ask
 from dcloud_spawner.scheduler.schedule import GIB, as_request
+from dcloud_spawner.store.dataset_choices import Mounted
 from dcloud_spawner.store.nodes import AcceleratorRow
 from dcloud_spawner.store.reservations import Reservation
 from dcloud_spawner.store.schema import State
@@ -38,12 +40,13 @@ STARTING_SECONDS = 0.5
 
 WAITING_SECONDS = 30.0
 
-PROGRESS = {"queue": 5, "held": 20, "image": 30, "container": 50, "ready": 75}
+PROGRESS = {"queue": 5, "held": 20, "image": 30, "data": 40, "container": 50, "ready": 75}
 """Percent at the beginning of each stage. Ready is the longest: the server's own start."""
 
 _DOING = {
     "held": "Everything is held for you; the container starts next.",
     "image": "Fetching the image.",
+    "data": "Preparing the datasets.",
     "container": "Starting the container.",
     "ready": "The container runs; waiting for the server in it.",
 }
@@ -159,6 +162,7 @@ class SpawnerProgress(HubSpawner):
             state.record,
             self.launched_at,
             self.fetching_image,
+            state.mounts.get(workload.id),
         )
         if self._drawn is None or self._drawn[0] != key:
             self._drawn = (key, self._new_event(workload, state, place, gpus))
@@ -222,6 +226,9 @@ class SpawnerProgress(HubSpawner):
             event["record"] = {"inside": state.record.inside, "of": state.record.count}
         if stage == "image":
             event["image"] = {"message": self.fetching_image}
+        mounts = state.mounts.get(workload.id)
+        if mounts:
+            event["datasets"] = [mount_view(one) for one in mounts]
         return event
 
     def _meanwhile(self, workload: Workload) -> dict[str, str] | None:
@@ -236,7 +243,10 @@ class SpawnerProgress(HubSpawner):
         if workload.state is State.QUEUED:
             return "queue"
         if workload.state is State.ADMITTED:
-            return "image" if self.fetching_image else "held"
+            if self.fetching_image:
+                return "image"
+            mounts = self.pool.state.mounts.get(workload.id, ())
+            return "data" if any(one.state in PENDING for one in mounts) else "held"
         return "container" if self.launched_at is None else "ready"
 
     def _stage_times(self, workload: Workload) -> dict[str, dict[str, str | None]]:
@@ -292,6 +302,20 @@ def cpu_starts_now(workload: Workload, profile: Profile | None, state: PoolState
         cpu_millicores=int(min(profile.cpus.choices) * 1000),
     )
     return state.chances.starts_now(request)
+
+
+def mount_view(mount: Mounted) -> dict[str, Any]:
+    """One dataset as pages and the API show it."""
+    return {
+        "name": mount.name,
+        "dataset": mount.reference,
+        "version": mount.version,
+        "mode": mount.mode,
+        "state": mount.state.value,
+        "message": mount.message,
+        "done_bytes": mount.done_bytes,
+        "total_bytes": mount.total_bytes,
+    }
 
 
 def _offered(profile: Profile, state: PoolState) -> Offered:

@@ -27,7 +27,7 @@ from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
 from dcloud_spawner.spawners.form_frames import FormFrames
 from dcloud_spawner.spawners.notices import SpawnerNotices
-from dcloud_spawner.spawners.progress import amounts
+from dcloud_spawner.spawners.progress import amounts, mount_view
 from dcloud_spawner.spawners.refused import StartRefused
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.schema import State
@@ -192,6 +192,7 @@ class SpawnerViews(SpawnerNotices):
             "node": workload.node,
             "warning": _warning(workload),
             "reasons": list(self._notes(workload)),
+            "datasets": [mount_view(one) for one in self.pool.state.mounts.get(workload.id, ())],
             **self._costs(workload),
         }
 

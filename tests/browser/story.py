@@ -79,6 +79,32 @@ def starting(**more: Any) -> dict[str, Any]:
     }
 
 
+def datasets(state: str = "preparing", done_bytes: float = 12e9) -> list[dict[str, Any]]:
+    """Two datasets of a request: one that is copied or in this state, and one that is ready."""
+    return [
+        {
+            "name": "street-scenes",
+            "dataset": "vision-lab/street-scenes",
+            "version": 7,
+            "mode": "cached",
+            "state": state,
+            "message": "",
+            "done_bytes": done_bytes,
+            "total_bytes": 138e9,
+        },
+        {
+            "name": "words",
+            "dataset": "bob/words",
+            "version": 1,
+            "mode": "stream",
+            "state": "ready",
+            "message": "",
+            "done_bytes": 0,
+            "total_bytes": 5e8,
+        },
+    ]
+
+
 def holding(health: str = "ok") -> dict[str, Any]:
     """What a running server holds; GPU 2 has this health."""
     reason = "" if health == "ok" else "it has fallen off the bus (Xid 79)"

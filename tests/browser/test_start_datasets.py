@@ -1,4 +1,4 @@
-"""Datasets on the start page, ticked and searched for in a real Chromium."""
+"""Datasets on the start page, the waiting page and the list of servers in a real Chromium."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import SignIn
 from tests.browser.staged import StagedHub
+from tests.browser.story import datasets, holding, queued, starting
 
 pytestmark = pytest.mark.browser
 
@@ -116,3 +117,83 @@ def test_where_there_are_none_the_page_says_so(page: Page, hub: StagedHub) -> No
     expect(page.locator("#datasets")).to_contain_text("There is none that you may read yet.")
     page.click("#o-go")
     page.wait_for_url("**/spawn-pending/**")
+
+
+# ---------------------------------------------------------------------------- how far they are
+
+
+def test_the_waiting_page_shows_how_far_copies_are(page: Page, hub: StagedHub, user: str) -> None:
+    hub.stage(user, event=queued(datasets=datasets()))
+    page.goto(f"{hub.url}/hub/spawn")
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    streets = page.locator("#w-mounts li").first
+    expect(streets).to_contain_text("street-scenes v7")
+    expect(streets).to_contain_text("Copying: 12 of 138 GB")
+    expect(page.get_by_role("progressbar", name="street-scenes v7")).to_have_attribute(
+        "aria-valuenow", "8"
+    )
+    hub.stage(user, event=starting(stage="data", datasets=datasets(done_bytes=9.99e8)))
+    expect(page.locator("#w-doing")).to_have_text("Preparing the datasets")
+    expect(page.locator("#w-message")).to_have_text("Copying street-scenes: 999 MB of 138 GB")
+    step = page.locator("[data-step='data']")
+    expect(step).to_have_attribute("aria-current", "step")
+    hub.stage(user, event=starting(stage="data", datasets=datasets("away")))
+    expect(streets).to_contain_text("Away; it comes back by itself")
+    hub.stage(user, event=starting(stage="container", datasets=datasets("ready", 138e9)))
+    expect(streets).to_contain_text("Ready, from a copy on the host")
+    expect(step).to_contain_text("2 datasets")
+
+
+def test_the_page_says_the_same_of_datasets_with_and_without_a_script(
+    sign_in: SignIn, hub: StagedHub, user: str
+) -> None:
+    words = "#w-mounts, #w-doing, #w-message, #w-steps"
+    states = ("waiting", "preparing", "away", "failed", "revoked", "ready", "gone")
+    mounts = [{**datasets(state)[0], "name": f"d-{state}"} for state in states]
+    hub.stage(user, event=starting(stage="data", datasets=[*mounts, datasets()[1]]))
+    page = sign_in(user)
+    page.goto(f"{hub.url}/hub/spawn")
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    expect(page.locator("#w-live .dc-state")).to_have_text("Live")
+    scripted = page.locator(words).all_inner_texts()
+    plain = sign_in(f"{user}-plain", script=False)
+    plain.context.add_cookies(
+        [
+            {key: cookie[key] for key in ("name", "value", "domain", "path")}
+            for cookie in page.context.cookies()
+        ]
+    )
+    plain.goto(f"{hub.url}/hub/spawn-pending/{user}")
+    assert plain.locator(words).all_inner_texts() == scripted
+
+
+def test_a_start_without_datasets_says_nothing_of_them(
+    page: Page, hub: StagedHub, user: str
+) -> None:
+    hub.stage(user, event=starting())
+    page.goto(f"{hub.url}/hub/spawn")
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    expect(page.locator("#w-live .dc-state")).to_have_text("Live")
+    expect(page.locator("#w-data")).to_be_hidden()
+    expect(page.locator("[data-step='data']")).to_be_hidden()
+
+
+def test_the_list_of_servers_tells_of_a_dataset_that_is_away(
+    page: Page, hub: StagedHub, user: str
+) -> None:
+    held = {**holding(), "datasets": datasets("away")}
+    held["datasets"][0]["message"] = "The storage does not answer."
+    hub.stage(user, event=starting(), ready=True, holding=held)
+    page.goto(f"{hub.url}/hub/spawn")
+    page.click("#o-go")
+    page.wait_for_url(f"**/user/{user}/**")
+    page.goto(f"{hub.url}/hub/home")
+    mine = page.locator("[data-server='']")
+    expect(mine).to_contain_text("street-scenes v7, words v1")
+    expect(mine.locator(".dc-note")).to_have_count(1)
+    expect(mine.locator(".dc-note")).to_contain_text(
+        "Away; it comes back by itself. The storage does not answer"
+    )

@@ -2,12 +2,14 @@
 // on through a hub restart, and opens the server when it is ready.
 import { hub, sleep, stopServer } from "./hub.js";
 import { count, gpus, length, listed, localTimes, say, setTime } from "./words.js";
+import { copied, copying, drawMounts } from "./mounts.js";
 import { ready, tellButton } from "./tell.js";
 
-const STAGES = ["queue", "held", "image", "container", "ready"];
+const STAGES = ["queue", "held", "image", "data", "container", "ready"];
 const DOING = {
   held: "Taking what you asked for",
   image: "Fetching the image",
+  data: "Preparing the datasets",
   container: "Starting the container",
   ready: "Waiting for the server",
 };
@@ -59,6 +61,10 @@ function note(key, state) {
   if (key === "held" && state === "done") return yours();
   if (key === "held" && state === "then") return "at once";
   if (key === "image" && state === "now" && view.image?.message) return view.image.message;
+  if (key === "data") {
+    const all = count(view.datasets?.length ?? 0, "dataset");
+    return state === "now" ? copying(view.datasets) || all : all;
+  }
   if (key === "ready" && state !== "done") return "opens by itself";
   if (state === "done" && since && until) return length(seconds(since, until));
   if (state === "now" && since) return `now, for ${length(seconds(since))}`;
@@ -82,6 +88,7 @@ function draw() {
   say(by("w-leave").querySelector("span"), leave);
   say(by("h-steps"), queued ? "Then" : "Progress");
   drawQueue();
+  drawMounts(by("w-data"), view.datasets);
   drawStart();
   drawSteps();
   drawLog(queued);
@@ -199,7 +206,7 @@ by("w-cpu-go").addEventListener("click", async () => {
 
 function drawStart() {
   say(by("w-doing"), DOING[view.stage] ?? "Getting ready");
-  const message = (view.stage === "image" && view.image?.message) || view.message || "";
+  const message = view.stage === "data" ? copying(view.datasets) : (view.stage === "image" && view.image?.message) || view.message || "";
   say(by("w-message"), message.replace(/\.$/, "") === DOING[view.stage] ? "" : message);
   const since = view.stages?.held?.since;
   by("w-yours-box").hidden = !since;
@@ -221,7 +228,8 @@ function drawSteps() {
     const icon = name.querySelector("svg");
     icon.toggleAttribute("hidden", state === "then");
     icon.querySelector("use").setAttribute("href", `#i-${{ done: "check", bad: "fault" }[state] ?? "clock"}`);
-    const progress = key === "image" && state === "now" ? view.image?.progress : null;
+    step.hidden = key === "data" && !view.datasets?.length;
+    const progress = state !== "now" ? null : key === "data" ? copied(view.datasets) : key === "image" ? view.image?.progress : null;
     const bar = step.querySelector(".dc-bar"), percent = Math.round((progress ?? 0) * 100);
     bar.hidden = progress === null || progress === undefined;
     bar.style.setProperty("--v", percent);

@@ -39,6 +39,17 @@ export function model(name) {
   return name.replace(/^(NVIDIA|Tesla)\s+/, "").replaceAll("-", " ").replace(/(\d+)\s?GB\b/g, "$1 GB");
 }
 
+/** A size on disk in decimal units: 8.4 GB. */
+export function size(bytes) {
+  let value = Number(bytes);
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    const shown = Number(value.toPrecision(3));
+    if (shown < 1000) return `${shown} ${unit}`;
+    value /= 1000;
+  }
+  return `${Number(value.toPrecision(4))} TB`;
+}
+
 export const gpus = (number, name) => (name ? `${number} × ${model(name)}` : count(number, "GPU"));
 
 const CREDIT = 1000000n;
