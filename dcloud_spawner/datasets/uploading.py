@@ -138,13 +138,15 @@ async def sign(
     dataset, upload = await platform.in_database_thread(
         uploads.to_go_on, platform, asking, given, identifier
     )
-    return upload, signed(store, dataset.id, upload, numbers, origin)
+    urls = await platform.in_storage_thread(signed, store, dataset.id, upload, numbers, origin)
+    return upload, urls
 
 
 def signed(
     store: ObjectStore, dataset: str, upload: Upload, numbers: Sequence[int], origin: str
 ) -> dict[int, str]:
-    """The same for an upload that the asker was just found to go on with. Asks nobody."""
+    """The same for an upload that the asker was just found to go on with. May ask the
+    storage for keys: blocks."""
     key = file_key(dataset, upload.version, upload.path)
     made: dict[int, str] = {}
     for number in numbers:

@@ -57,6 +57,12 @@ class Handler(HubOAuthenticated, RequestHandler):
         self.clear_header("Server")
         for name, value in HEADERS.items():
             self.set_header(name, value)
+        storage = self.service.platform.settings.storage_public_url.rstrip("/")
+        if storage:
+            # Pages send parts of uploads there.
+            policy = HEADERS["Content-Security-Policy"]
+            allowed = policy.replace("connect-src 'self'", f"connect-src 'self' {storage}")
+            self.set_header("Content-Security-Policy", allowed)
 
     async def prepare(self) -> None:
         """Ask the hub who it is, without blocking the loop; refuse forged requests."""

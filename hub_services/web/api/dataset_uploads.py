@@ -12,7 +12,7 @@ from dcloud_spawner.datasets import uploading, uploads
 from dcloud_spawner.datasets.uploading import Claim, Completed
 from dcloud_spawner.datasets.uploads import Begun, Outcome, Wanted
 from dcloud_spawner.errors import UserError
-from dcloud_spawner.storage.store import Part
+from dcloud_spawner.storage.store import ObjectStore, Part
 from dcloud_spawner.store.dataset_uploads import Upload
 from hub_services.web.api.datasets import asker_of
 from hub_services.web.api.models import Problem
@@ -191,26 +191,33 @@ async def begin_uploads(call: Call[Nothing, BeginUploadsBody]) -> BegunListView:
     begun = await uploading.begin(
         platform, platform.storage, asker_of(call), call.path["id"], wanted, body.total_bytes
     )
-    dataset = await _dataset_id(call)
-    return BegunListView(items=tuple(_begun(call, dataset, each) for each in begun))
-
-
-async def _dataset_id(call: Call[Any, Any]) -> str:
-    """The id of what may have been named by ``owner/name``."""
-    return await call.service.platform.in_reading_thread(
-        uploads.dataset_id, call.service.platform, asker_of(call), call.path["id"]
+    dataset = await platform.in_reading_thread(
+        uploads.dataset_id, platform, asker_of(call), call.path["id"]
     )
+    urls = await platform.in_storage_thread(
+        _few_urls, platform.storage, dataset, begun, body.origin
+    )
+    return BegunListView(items=tuple(map(_begun, begun, urls)))
 
 
-def _begun(call: Call[Nothing, BeginUploadsBody], dataset: str, begun: Begun) -> BegunView:
-    upload = begun.upload
-    urls: tuple[SignedPart, ...] = ()
-    if upload is not None and upload.parts <= SIGNED_AT_ONCE:
-        done = {part.number for part in begun.parts}
+def _few_urls(
+    store: ObjectStore, dataset: str, begun: Sequence[Begun], origin: str
+) -> list[tuple[SignedPart, ...]]:
+    """Addresses of what is missing of each file, where it has few parts."""
+    found: list[tuple[SignedPart, ...]] = []
+    for each in begun:
+        upload, done = each.upload, {part.number for part in each.parts}
+        if upload is None or upload.parts > SIGNED_AT_ONCE:
+            found.append(())
+            continue
         missing = [number for number in range(1, upload.parts + 1) if number not in done]
-        store = call.service.platform.storage
-        signed = uploading.signed(store, dataset, upload, missing, call.body.origin)
-        urls = _signed(upload, signed)
+        signed = uploading.signed(store, dataset, upload, missing, origin)
+        found.append(_signed(upload, signed))
+    return found
+
+
+def _begun(begun: Begun, urls: tuple[SignedPart, ...]) -> BegunView:
+    upload = begun.upload
     return BegunView(
         path=begun.path,
         outcome=begun.outcome.value,

@@ -6,9 +6,10 @@ import { openTransport } from "./upload_transport.js";
 import { count, length, say } from "../words.js";
 
 const panel = document.getElementById("d-upload");
-const part = (name) => panel.querySelector(`[data-part=${name}]`);
+const part = (name) => panel?.querySelector(`[data-part=${name}]`);
 const list = part("files"), all = part("all"), sum = part("sum"), half = part("half"), wrong = part("wrong");
 const LISTED = 60, ACTIVE = new Set(["waiting", "sending", "paused", "checking"]);
+const DONE = `dcloud-upload-${panel?.dataset.dataset}`;
 const rows = new Map(), changedEntries = new Set();
 let transport = null, opening = null, drawing = 0, pausedAll = false, speed = null;
 
@@ -127,6 +128,7 @@ function drawSum() {
   const found = totals();
   panel.classList.toggle("has-files", found.files > 0);
   part("work").hidden = !found.files;
+  all.hidden = false;
   const share = found.bytes ? Math.floor((100 * found.sent) / found.bytes) : (found.done === found.files ? 100 : 0);
   all.style.setProperty("--v", share);
   all.setAttribute("aria-valuenow", share);
@@ -140,13 +142,23 @@ function drawSum() {
   part("cancel").hidden = !found.active;
   part("retry").hidden = !found.failed;
   const over = found.files > 0 && !found.active;
+  panel.toggleAttribute("data-uploading", !over && found.files > 0);
   panel.dataset.state = over ? (found.failed ? "failed" : "done") : found.active ? "busy" : "idle";
   part("over").hidden = !(over && !found.failed);
   if (over && panel.dataset.told !== String(found.done)) {
     panel.dataset.told = String(found.done);
     panel.dispatchEvent(new CustomEvent("dataset-changed", { bubbles: true, detail: found }));
+    if (!found.failed) setTimeout(showDraft, 1500);
   }
   if (!over) delete panel.dataset.told;
+}
+
+/** The page with the new files; what was done is said once more there. */
+function showDraft() {
+  if (panel.dataset.state !== "done") return;
+  if (document.querySelector("dialog[open]")) { setTimeout(showDraft, 3000); return; }
+  sessionStorage.setItem(DONE, sum.textContent);
+  location.assign(`${location.pathname}?version=draft`);
 }
 
 function draw() {
@@ -242,6 +254,13 @@ function listen() {
 }
 
 if (panel) {
+  const done = sessionStorage.getItem(DONE);
+  sessionStorage.removeItem(DONE);
+  if (done) {
+    part("work").hidden = part("over").hidden = false;
+    all.hidden = true;
+    say(sum, done);
+  }
   listen();
   showHalf();
 }
