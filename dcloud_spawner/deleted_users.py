@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from dcloud_spawner import limits, user_homes
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts, asks, events, grants
+from dcloud_spawner.store import accounts, asks, dataset_shares, datasets, events, grants
 from dcloud_spawner.store.asks import AskState
 from dcloud_spawner.store.events import Actor
 
@@ -29,6 +29,7 @@ def let_go(platform: Platform, user: str, actor: Actor) -> None:
         limits.forget(connection, user, actor=actor, at=now)
         _leave_projects(connection, user, actor, now)
         _withdraw_asks(connection, user, actor, now)
+        _leave_datasets(connection, user, actor, now)
         _close_account(connection, user, actor, now)
 
 
@@ -48,6 +49,20 @@ def _withdraw_asks(connection: Connection, user: str, actor: Actor, now: datetim
         events.note(connection, actor, "ask.withdraw", ask.id, at=now, detail={"user": user})
     # What was answered, too, is not for the eyes of the next one.
     asks.rename(connection, user, f"{user[:LONGEST_NAME]} (deleted, {uuid.uuid4().hex[:8]})")
+
+
+def _leave_datasets(connection: Connection, user: str, actor: Actor, now: datetime) -> None:
+    """Theirs stay for those with whom they are shared, and for administrators, under a name that
+    nobody has; nothing that was shared with them is shared with the next one."""
+    owner = f"{user[:LONGEST_NAME]} (deleted, {uuid.uuid4().hex[:8]})"
+    for found in datasets.of_owner(connection, datasets.USER, user):
+        text = datasets.search_text(found.name, owner, found.tags, found.description)
+        datasets.change(connection, found.id, owner=owner, owner_name=owner, search_text=text)
+        detail: dict[str, object] = {"dataset": found.reference, "owner": owner}
+        events.note(connection, actor, "dataset.orphan", found.id, at=now, detail=detail)
+    for identifier in dataset_shares.remove_with(connection, dataset_shares.USER, user):
+        detail = {"with": f"{dataset_shares.USER}:{user}"}
+        events.note(connection, actor, "dataset.unshare", identifier, at=now, detail=detail)
 
 
 def _close_account(connection: Connection, user: str, actor: Actor, now: datetime) -> None:

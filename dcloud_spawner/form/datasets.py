@@ -169,6 +169,8 @@ def _mount(found: Mapping[str, object]) -> MountLine:
         said = f"Copying: {done_words(done, total)}"
     elif state == "ready":
         said = "Ready, from a copy on the host" if found.get("mode") == "cached" else said
+    if state == "away" and message:
+        said, message = message.rstrip("."), ""
     return MountLine(
         folder=folder,
         title=f"{folder} v{version}" if version else folder,

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from dcloud_spawner.datasets import uploading
+from dcloud_spawner.datasets.revoking import revoke_all_lost
 from dcloud_spawner.errors import ConfigurationError, Unavailable
 from dcloud_spawner.mounts.keeper import Keeper
 from dcloud_spawner.platform import Platform
@@ -30,6 +31,11 @@ JOBS_SECONDS = 1.0
 MOUNT_SECONDS = 1.0
 """Between two looks at what is mounted: who loses a right loses the mount in that time."""
 
+AFTER_FAILURE_SECONDS = 30.0
+
+RIGHTS_SECONDS = 3.0
+"""Between two looks at who lost a right without anybody having touched a share."""
+
 Turn = Callable[[], Awaitable[None]]
 
 
@@ -45,6 +51,7 @@ class Data:
         """Each loop, and the seconds between two of its turns."""
         return [
             (self.mounts, MOUNT_SECONDS),
+            (self.rights, RIGHTS_SECONDS),
             (self.bucket, 3600.0),
             (self.jobs, JOBS_SECONDS),
             (self.leftovers, 60.0),
@@ -56,6 +63,10 @@ class Data:
     async def mounts(self) -> None:
         """What servers have under ~/datasets."""
         await self._platform.in_engine_thread(self._keeper.turn)
+
+    async def rights(self) -> None:
+        """Take mounts from those who lost their right by leaving a group or a project."""
+        await self._platform.in_database_thread(revoke_all_lost, self._platform)
 
     async def bucket(self) -> None:
         """Have the bucket made before anybody needs it."""
@@ -96,13 +107,16 @@ class Data:
 
 async def _every(seconds: float, turn: Turn) -> None:
     while True:
+        pause = seconds
         try:
             await turn()
         except Unavailable as error:
+            pause = min(seconds, AFTER_FAILURE_SECONDS)
             log.warning("%s", error.text)
         except Exception:
-            log.exception("A turn failed; the next one comes in %g s.", seconds)
-        await asyncio.sleep(seconds)
+            pause = min(seconds, AFTER_FAILURE_SECONDS)
+            log.exception("A turn failed; the next one comes in %g s.", pause)
+        await asyncio.sleep(pause)
 
 
 @contextmanager

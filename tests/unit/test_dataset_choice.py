@@ -8,14 +8,25 @@ from typing import Any
 
 import pytest
 
+from dcloud_spawner import deleted_users
+from dcloud_spawner.accounting import change_account
 from dcloud_spawner.datasets import choose, rights
 from dcloud_spawner.datasets.choose import Shelf
+from dcloud_spawner.datasets.revoking import revoke_all_lost
 from dcloud_spawner.datasets.wishes import DatasetWish, parse_wishes
 from dcloud_spawner.errors import InvalidChoice, NotFound, UserError
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts, dataset_choices, dataset_mounts, datasets, workloads
+from dcloud_spawner.store import (
+    accounts,
+    dataset_choices,
+    dataset_mounts,
+    datasets,
+    people,
+    workloads,
+)
 from dcloud_spawner.store.accounts import Budget, Role
 from dcloud_spawner.store.dataset_mounts import MountState, WorkloadDataset
+from dcloud_spawner.store.events import Actor
 from tests.dataset_rows import publish
 from tests.memory_engine import MemoryEngine
 from tests.platforms import check, opened, settings_for, submit
@@ -237,3 +248,51 @@ def test_what_servers_have_is_read_with_how_far_its_copy_is(platform: Platform) 
         12,
         size,
     )
+
+
+# ---------------------------------------------------------------------------- what is lost
+
+
+def states(platform: Platform, mount: WorkloadDataset) -> list[MountState]:
+    with platform.database.reading() as connection:
+        return [one.state for one in dataset_mounts.of_workload(connection, mount.workload)]
+
+
+def test_who_leaves_a_group_loses_its_mounts_and_keeps_the_others(platform: Platform) -> None:
+    add(platform, "alice", "cars", shared=(("group", "lab"),))
+    add(platform, "alice", "open", everyone=True)
+    cars, _ = ask(platform, "bob", "alice/cars", "alice/open", groups={"lab"})
+    assert revoke_all_lost(platform) == 0
+    with platform.database.transaction() as connection:
+        people.note(connection, "bob", ["other"], False, utc_now())
+    assert revoke_all_lost(platform) == 1
+    assert revoke_all_lost(platform) == 0
+    assert states(platform, cars) == [MountState.REVOKED, MountState.WAITING]
+
+
+def test_members_of_a_closed_project_lose_its_mounts(platform: Platform) -> None:
+    lab = project(platform, "lab", "bob")
+    add(platform, "lab", "words", project=lab)
+    (words,) = ask(platform, "bob", "lab/words")
+    change_account(platform, lab, Actor("boss"), closed=True)
+    assert revoke_all_lost(platform) == 1
+    assert states(platform, words) == [MountState.REVOKED]
+    assert page_of(platform, "bob").total == 0
+
+
+def test_what_a_deleted_user_shared_stays_with_those_it_was_shared_with(
+    platform: Platform,
+) -> None:
+    cars = add(platform, "alice", "cars", shared=(("user", "bob"),))
+    add(platform, "bob", "own", shared=(("user", "alice"),))
+    deleted_users.let_go(platform, "alice", Actor("boss"))
+    with platform.database.reading() as connection:
+        kept = datasets.get(connection, cars)
+    assert kept.owner == kept.owner_name and kept.owner.startswith("alice (deleted, ")
+    (mount,) = ask(platform, "bob", kept.reference)
+    assert mount.dataset == cars
+    # Whoever comes by that name has nothing of it.
+    assert page_of(platform, "alice").total == 0
+    with pytest.raises(NotFound):
+        ask(platform, "alice", "bob/own")
+    deleted_users.let_go(platform, "alice", Actor("boss"))

@@ -41,6 +41,7 @@ function words(one) {
   let [look, said] = STATES[one.state] ?? ["soft", one.state];
   if (copy) said = `Copying: ${done(one.done_bytes, one.total_bytes)}`;
   else if (one.state === "ready" && one.mode === "cached") said = "Ready, from a copy on the host";
+  if (one.state === "away" && one.message) return { look, said: one.message.replace(/\.+$/, ""), percent: null };
   return { look, said: one.message ? `${said}. ${one.message}`.replace(/[. ]+$/, "") : said, percent: copy ? Math.min(100, Math.floor((100 * one.done_bytes) / one.total_bytes)) : null };
 }
 
