@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,7 @@ from dcloud_spawner.engines.base import (
 )
 from dcloud_spawner.engines.use import ContainerUse
 from dcloud_spawner.errors import EngineError, LaunchFailed
+from dcloud_spawner.mounts import kernel, mountinfo
 from tests.cpu_share import BURN, check_share
 from tests.simgpu.simgpu import Simulation, set_driver, set_health, set_usage
 
@@ -135,6 +137,24 @@ def python(program: str) -> tuple[str, ...]:
     """A command that runs a Python program, with its output unbuffered."""
     return ("python3", "-u", "-c", program)
 
+
+WATCH_MOUNT = """
+import os, time
+folder = os.path.expanduser("~/datasets/one")
+def wait(condition, word):
+    while not condition():
+        time.sleep(0.02)
+    print(word, flush=True)
+wait(lambda: os.listdir(folder) == [], "empty")
+wait(lambda: os.path.exists(folder + "/file"), "there")
+print(open(folder + "/file").read(), end=" ")
+try:
+    open(folder + "/new", "w")
+    print("WRITTEN", flush=True)
+except OSError as error:
+    print(error.strerror, flush=True)
+wait(lambda: not os.path.exists(folder), "gone")
+"""
 
 FILL_MEMORY = """
 held = []
@@ -485,6 +505,39 @@ class EngineContract:
                 bench.engine.stop(workload, 0)
             for name in names:
                 bench.engine.purge_home(name)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+    def test_what_the_host_mounts_later_shows_inside_read_only_until_it_is_taken_away(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        for name in ("copy", "mounts", "mounts/source", "mounts/w", "mounts/w/one"):
+            (tmp_path / name).mkdir(mode=0o755)
+        (tmp_path / "copy").chmod(0o777)  # so that nothing but the mount forbids to write
+        (tmp_path / "copy" / "file").write_text("published")
+        source, point = tmp_path / "mounts" / "source", tmp_path / "mounts" / "w" / "one"
+        home = bench.engine.ensure_home(f"{bench.host.deployment}-home-data")
+        data = Mount(
+            str(point.parent), f"{home.target}/datasets", read_only=True, propagation="rslave"
+        )
+        kernel.make_shared(tmp_path / "mounts")
+        try:
+            spec = bench.spec(*python(WATCH_MOUNT), mounts=[home, data])
+            bench.engine.launch(spec)
+            bench.output(spec, "empty")
+            kernel.bind_read_only(tmp_path / "copy", source)
+            kernel.bind(source, point)
+            bench.output(spec, "published Read-only file system")
+            kernel.detach(point)
+            point.rmdir()
+            bench.output(spec, "gone")
+            assert [path.name for path in (tmp_path / "copy").iterdir()] == ["file"]
+        finally:
+            for workload in bench.workloads:
+                bench.engine.stop(workload, 0)
+            bench.engine.purge_home(f"{bench.host.deployment}-home-data")
+            for mount in reversed(mountinfo.read()):
+                if mount.point.startswith(str(tmp_path)):
+                    kernel.detach(Path(mount.point))
 
     def test_a_home_in_use_is_not_purged(self, bench: Bench) -> None:
         name = f"{bench.host.deployment}-home-busy"
