@@ -27,6 +27,7 @@ from dcloud_spawner.store import accounts, leases, workloads
 from dcloud_spawner.store.accounts import Budget
 from dcloud_spawner.store.events import Actor
 from tests.browser.staged import CHROMIUM_ARGUMENTS
+from tests.docker.people import until
 from tests.live import Deployment
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.sqlite_suffices]
@@ -197,7 +198,8 @@ def _is_warned_in_jupyterlab(page: Page, deployment: Deployment, name: str) -> N
         account = accounts.personal(connection, name)
     assert account is not None
     accounting.change_account(platform, account.id, Actor("admin"), budget=Budget.SOFT)
-    page.wait_for_timeout(4000)  # what the hub shows of budgets is at most so old
+    token = deployment.user(name)
+    until(lambda: _notices(deployment, name, token), 15, "the hub's word of it")
     page.reload()
     toast = page.locator(".jp-Notification-Toast-error")
     toast.wait_for()
@@ -207,6 +209,16 @@ def _is_warned_in_jupyterlab(page: Page, deployment: Deployment, name: str) -> N
         toast.locator("button:has-text('Ask for more')").click()
     assert "/services/dcloud/requests" in opened.value.url or "/hub/" in opened.value.url
     opened.value.close()
+
+
+def _notices(deployment: Deployment, name: str, token: str) -> list[object]:
+    """What JupyterLab is told when it asks."""
+    address, headers = f"{deployment.url}/hub/dcloud/notices", {"Authorization": f"token {token}"}
+    query = {"user": name, "server": ""}
+    answer = httpx.get(address, params=query, headers=headers, trust_env=False, timeout=30)
+    answer.raise_for_status()
+    found: list[object] = answer.json()["notices"]
+    return found
 
 
 def _is_told_why_it_ended(page: Page, deployment: Deployment, name: str) -> None:

@@ -91,7 +91,8 @@ def served(running: Deployment) -> int:
 
 @pytest.mark.sqlite_suffices
 def test_ctrl_c_ends_a_run_with_a_report_and_tidies_up(running: Deployment, tmp_path: Path) -> None:
-    command = dcloud(running, "--users", "8", "--minutes", "2", "--seed", "3", "--report", tmp_path)
+    early = ("--seed", "149")  # its first two people come within five seconds and work for two
+    command = dcloud(running, "--users", "8", "--minutes", "2", *early, "--report", tmp_path)
     try:
         until(lambda: served(running) >= 2, 110, "two people's work")
     finally:
@@ -124,7 +125,8 @@ def test_a_run_ends_by_itself_when_its_time_is_up(running: Deployment) -> None:
 def test_a_run_that_is_killed_is_tidied_up_by_name(running: Deployment) -> None:
     platform = running.platform
     assert platform is not None
-    command = dcloud(running, "--users", "6", "--minutes", "2", "--seed", "1")
+    early = ("--seed", "13")  # somebody comes in the first second
+    command = dcloud(running, "--users", "6", "--minutes", "2", *early)
     try:
         until(lambda: platform.engine.observe(), 60, "the first server")
     finally:
