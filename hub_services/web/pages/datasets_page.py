@@ -10,6 +10,9 @@ from sqlalchemy import Connection
 
 from dcloud_spawner.datasets import quota
 from dcloud_spawner.datasets.catalog import mounted_by
+from dcloud_spawner.datasets.snippets import Snippet, snippets
+from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage.capabilities import Capabilities
 from dcloud_spawner.store import (
     accounts,
     dataset_jobs,
@@ -135,6 +138,9 @@ class Page:
     stored: quota.Stored | None
     cite: str
     bin_days: int
+    snippets: Sequence[Snippet]
+    lacking: str
+    """Why there are none."""
 
     @property
     def dataset(self) -> Dataset:
@@ -145,6 +151,23 @@ class Page:
     def version(self) -> Version | None:
         """The one whose files are shown."""
         return self.chosen.version
+
+    @property
+    def as_files(self) -> str:
+        """How a cell reads it."""
+        return (
+            "from pathlib import Path\n\n"
+            f'folder = Path.home() / "datasets" / "{self.dataset.name}"\n'
+            'for path in sorted(folder.rglob("*"))[:10]:\n    print(path.relative_to(folder))'
+        )
+
+    @property
+    def as_command(self) -> str:
+        """How a shell fetches it, also outside."""
+        number = self.version.number if self.version else None
+        return (
+            f"dcloud data get {self.written}{f'@{number}' if number else ''} ./{self.dataset.name}"
+        )
 
     @property
     def changes(self) -> bool:
@@ -200,6 +223,8 @@ def read_dataset(call: Call) -> Page:
             else None,
             cite=cite(chosen),
             bin_days=call.platform.settings.dataset_bin_days,
+            snippets=_direct(call.platform.settings, chosen),
+            lacking=" ".join(Capabilities().lacking[:1]),
         )
 
 
@@ -295,6 +320,14 @@ def _lately(
         for row in rows[:USES_SHOWN]
     ]
     return named, len(rows)
+
+
+def _direct(settings: Settings, chosen: Chosen) -> Sequence[Snippet]:
+    """Lines for libraries that read by S3, where the storage gives keys for that."""
+    version = chosen.version
+    if not settings.storage_url or version is None or version.number is None:
+        return ()
+    return snippets(settings.storage_bucket, chosen.dataset.id, version.id)
 
 
 def cite(chosen: Chosen) -> str:

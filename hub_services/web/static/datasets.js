@@ -38,6 +38,23 @@ if (by(location.hash.slice(1))?.matches("dialog[id=d-share]")) open(by("d-share"
 
 const panel = main.querySelector("[data-work]"), pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
 
+/** Take the parts that may have changed from the page as it is now; what is being written stays. */
+async function refresh() {
+  const answer = await fetch(location.pathname + location.search, { redirect: "error", headers: { Accept: "text/html" }, signal: AbortSignal.timeout(15000) });
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const old of main.querySelectorAll("[data-fresh]")) {
+    const next = page.getElementById(old.id);
+    if (!next || next.innerHTML === old.innerHTML || old.contains(document.activeElement)) continue;
+    const made = document.importNode(next, true);
+    for (const button of made.querySelectorAll("button[data-path]")) button.disabled = false;
+    old.replaceWith(made);
+  }
+}
+
+let fresh = Promise.resolve();
+main.addEventListener("dataset-changed", () => { fresh = fresh.then(refresh).catch(() => {}); });
+
 /** Look again while something goes on; when it is over, the page is another one. */
 async function follow() {
   while (by("s-work")?.matches("[data-busy]")) {
@@ -53,7 +70,8 @@ async function follow() {
     const over = !next.matches("[data-busy]");
     old.replaceWith(document.importNode(next, true));
     // Not while somebody is in a dialog or uploads something here.
-    if (over && !document.querySelector("dialog[open]") && !document.querySelector("[data-uploading]")) location.reload();
+    if (over && document.querySelector("dialog[open], [data-uploading]")) return void refresh().catch(() => {});
+    if (over) location.reload();
   }
 }
 if (panel) follow();
