@@ -14,6 +14,7 @@ from dcloud_spawner.spawners.acts import noting_acts
 from dcloud_spawner.spawners.handlers import with_handlers
 from dcloud_spawner.spawners.select import spawner_class
 from dcloud_spawner.spawners.use import noticing_use
+from dcloud_spawner.storage.access import upload_route
 from hub_services.web.wiring import CUSTOM_SCOPES, SERVER_ROLE, USER_ROLE, hub_service
 
 c: Any = get_config()  # type: ignore[name-defined]
@@ -32,6 +33,7 @@ c.JupyterHub.log_level = settings.log_level
 # The proxy is a program of its own and servers belong to the engine: both outlive the hub.
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{settings.proxy_api_port}"
+c.Proxy.extra_routes = upload_route(settings)
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
 c.JupyterHub.trusted_downstream_ips = own_addresses()

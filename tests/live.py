@@ -63,6 +63,8 @@ class Deployment:
             "hub_port": free_port(),
             "proxy_api_port": free_port(),
             "web_port": free_port(),
+            "storage_port": free_port(),
+            "storage_gate_port": free_port(),
             "profiles_dir": ROOT / "tests" / "config" / "profiles",
             "images_dir": ROOT / "images",
             "stop_grace_seconds": 1,

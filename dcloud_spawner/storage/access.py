@@ -62,6 +62,11 @@ def default_folder(settings: Settings) -> Path:
     return settings.state.absolute() / "storage"
 
 
+def upload_route(settings: Settings) -> dict[str, str]:
+    """The proxy's route by which uploads reach the gate in front of the storage."""
+    return {f"/{settings.storage_bucket}/": f"http://127.0.0.1:{settings.storage_gate_port}"}
+
+
 def access_of(settings: Settings) -> StorageAccess:
     """The platform's own access; raises ConfigurationError when a key cannot be read."""
     default = is_default(settings)
@@ -73,12 +78,12 @@ def access_of(settings: Settings) -> StorageAccess:
     )
     access_key, secret_key = (_secret(settings.secrets_dir / name, mend) for name in names)
     return StorageAccess(
-        url=default_url(settings) if default else settings.storage_url,
+        url=default_url(settings) if default else settings.storage_url.rstrip("/"),
         bucket=settings.storage_bucket,
         region=settings.storage_region,
         access_key=access_key,
         secret_key=secret_key,
-        public_url=settings.storage_public_url,
+        public_url=settings.storage_public_url.rstrip("/"),
     )
 
 

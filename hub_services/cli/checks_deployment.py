@@ -17,10 +17,11 @@ from hub_services.cli import ports
 from hub_services.cli.deployment import Deployment
 from hub_services.cli.doctor import Finding, attention, broken, ok
 from hub_services.cli.node import proxy_installed
+from hub_services.cli.processes import long_running
 from hub_services.cli.secrets import NAMES
 from hub_services.cli.stored import database_exists, reading
 from hub_services.cli.supervision import Supervisor
-from hub_services.cli.up import LONG_RUNNING, hub_answers
+from hub_services.cli.up import hub_answers
 
 UP = "dcloud up"
 
@@ -121,12 +122,13 @@ def check_programs(deployment: Deployment) -> Iterator[Finding]:
                 yield broken("ports", seen, mend)
         yield attention("programs", "nothing runs", UP)
         return
-    down = [name for name in LONG_RUNNING if name not in states or not states[name].running]
+    names = long_running(deployment.settings)
+    down = [name for name in names if name not in states or not states[name].running]
     for name in down:
         seen = f"{name} is {states[name].state.lower() if name in states else 'unknown'}"
         yield broken("programs", seen, f"tail {deployment.settings.logs_dir / name}.log; {UP}")
     if not down:
-        yield ok("programs", f"{', '.join(LONG_RUNNING)} run")
+        yield ok("programs", f"{', '.join(names)} run")
     if hub_answers(deployment):
         yield ok("address", f"{deployment.settings.bind_url} answers")
     else:

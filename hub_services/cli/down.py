@@ -11,22 +11,25 @@ from dcloud_spawner.errors import ConfigurationError, EngineError
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import workloads
 from hub_services.cli.deployment import Deployment
+from hub_services.cli.processes import listed, long_running
 from hub_services.cli.servers import cli_actor
 from hub_services.cli.stored import database_exists, running_servers
 from hub_services.cli.supervision import Supervisor
-from hub_services.cli.up import LONG_RUNNING, wait_until_ready
+from hub_services.cli.up import wait_until_ready
+
+KEPT = ("proxy", "storage", "gate")
+"""Restarted by name only: servers are reached and uploads are under way through them."""
 
 
 def down(console: Console, deployment: Deployment, *, servers: bool) -> None:
     """Stop the programs; with ``servers`` then every user's server too."""
     # The programs first: while the hub runs it would start the next one in the queue.
-    with console.status("stopping hub, proxy, controller, web and data"):
+    names = listed(deployment.settings)
+    with console.status(f"stopping {names}"):
         stopped = Supervisor(deployment).stop()
     if servers:
         _stop_servers(console, deployment)
-    console.print(
-        "stopped hub, proxy, controller, web and data" if stopped else "nothing was running"
-    )
+    console.print(f"stopped {names}" if stopped else "nothing was running")
     left = running_servers(deployment.settings)
     if left and not servers:
         console.print(
@@ -42,12 +45,13 @@ def restart(console: Console, deployment: Deployment, names: Sequence[str]) -> N
     supervisor = Supervisor(deployment)
     if not supervisor.pid():
         raise ConfigurationError("Nothing runs here. Run: dcloud up")
-    wanted = list(names) or ["hub", "controller", "web", "data"]
-    unknown = sorted(set(wanted) - set(LONG_RUNNING) - {"images"})
+    known = long_running(deployment.settings)
+    wanted = list(names) or [each for each in known if each not in KEPT]
+    unknown = sorted(set(wanted) - set(known) - {"images"})
     if unknown:
-        raise ConfigurationError(f"No program {unknown[0]}; there are {', '.join(LONG_RUNNING)}.")
+        raise ConfigurationError(f"No program {unknown[0]}; there are {', '.join(known)}.")
     supervisor.restart(wanted)
-    if set(wanted) & set(LONG_RUNNING):
+    if set(wanted) & set(known):
         wait_until_ready(console, deployment, supervisor)
     console.print(f"restarted {', '.join(wanted)}; users' servers keep running", highlight=False)
 

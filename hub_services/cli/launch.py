@@ -49,6 +49,7 @@ def _environment(deployment: Deployment, each: Program) -> dict[str, str]:
     return {
         **os.environ,
         **{name: read_secret(folder, secret) for name, secret in each.secrets.items()},
+        **each.extra_environment(deployment),
         "DCLOUD_PROGRAM": each.name,
         "PYTHONUNBUFFERED": "1",
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage.access import is_default
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,18 @@ class PortUse:
 
 def ports_of(settings: Settings) -> tuple[PortUse, ...]:
     """Every port of a deployment."""
+    storage = PortUse(
+        "127.0.0.1", settings.storage_port, "DCLOUD_STORAGE_PORT", "storage", "storage"
+    )
     return (
+        *((storage,) if is_default(settings) else ()),
+        PortUse(
+            "127.0.0.1",
+            settings.storage_gate_port,
+            "DCLOUD_STORAGE_GATE_PORT",
+            "uploads to the storage",
+            "gate",
+        ),
         PortUse(settings.host, settings.port, "DCLOUD_PORT", "the address users see", "proxy"),
         PortUse(
             "127.0.0.1", settings.proxy_api_port, "DCLOUD_PROXY_API_PORT", "proxy API", "proxy"

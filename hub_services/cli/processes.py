@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcloud_spawner.settings import config_file
+from dcloud_spawner.settings import Settings, config_file
+from dcloud_spawner.storage import default
+from dcloud_spawner.storage.access import access_of, default_folder, is_default
 from hub_services.cli import secrets
 from hub_services.cli.deployment import CHECKOUT, Deployment
 from hub_services.cli.files import write_private
-from hub_services.cli.node import proxy_command
+from hub_services.cli.node import node_binary, proxy_command
 
 LOG_BYTES = "10MB"
 LOG_COPIES = 5
@@ -37,6 +39,10 @@ class Program:
     recognise: str
     """A part of the command line by which an orphan is known."""
     priority: int
+    wanted: Callable[[Settings], bool] = lambda settings: True
+    """Whether a deployment with these settings has it."""
+    extra_environment: Callable[[Deployment], Mapping[str, str]] = lambda deployment: {}
+    """More of its environment; secrets too, which no single file holds as they are needed."""
     once: bool = False
     """Runs to its end and is not started again."""
     stop_seconds: int = 30
@@ -77,7 +83,51 @@ def _images(deployment: Deployment) -> list[str]:
     return [sys.executable, "-m", "dcloud_spawner.images"]
 
 
+def _storage(deployment: Deployment) -> list[str]:
+    settings = deployment.settings
+    folder = default_folder(settings)
+    (folder / settings.storage_bucket).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return default.command(folder, settings.storage_port)
+
+
+def _storage_environment(deployment: Deployment) -> Mapping[str, str]:
+    access = access_of(deployment.settings)
+    return default.environment(access.access_key, access.secret_key)
+
+
+def _gate(deployment: Deployment) -> list[str]:
+    return [str(node_binary()), str(CHECKOUT / "deploy" / "gate" / "gate.js")]
+
+
+def _gate_environment(deployment: Deployment) -> Mapping[str, str]:
+    settings = deployment.settings
+    return {
+        "DCLOUD_GATE_PORT": str(settings.storage_gate_port),
+        "DCLOUD_GATE_BUCKET": settings.storage_bucket,
+        "DCLOUD_GATE_TARGET": access_of(settings).url,
+    }
+
+
 PROGRAMS = (
+    Program(
+        "storage",
+        _storage,
+        {},
+        default.RECOGNISE,
+        5,
+        stop_seconds=10,
+        wanted=is_default,
+        extra_environment=_storage_environment,
+    ),
+    Program(
+        "gate",
+        _gate,
+        {},
+        "deploy/gate/gate.js",
+        6,
+        stop_seconds=5,
+        extra_environment=_gate_environment,
+    ),
     Program(
         "proxy",
         _proxy,
@@ -110,6 +160,22 @@ PROGRAMS = (
     Program("data", _data, {}, "hub_services.datasets", 30, stop_seconds=20, steady_seconds=3),
     Program("images", _images, {}, "dcloud_spawner.images", 40, once=True, stop_seconds=5),
 )
+
+
+def programs_of(settings: Settings) -> tuple[Program, ...]:
+    """The programs that a deployment with these settings has."""
+    return tuple(each for each in PROGRAMS if each.wanted(settings))
+
+
+def long_running(settings: Settings) -> tuple[str, ...]:
+    """Names of those that run all the time."""
+    return tuple(each.name for each in programs_of(settings) if not each.once)
+
+
+def listed(settings: Settings) -> str:
+    """Those names in words."""
+    *others, last = long_running(settings)
+    return f"{', '.join(others)} and {last}"
 
 
 def program(name: str) -> Program:
@@ -161,7 +227,10 @@ def configuration(deployment: Deployment) -> str:
         ),
     ]
     digest = settings_digest(deployment)
-    sections += [(f"program:{p.name}", _section(deployment, p, digest)) for p in PROGRAMS]
+    sections += [
+        (f"program:{p.name}", _section(deployment, p, digest))
+        for p in programs_of(deployment.settings)
+    ]
     return "\n".join(
         f"[{name}]\n" + "".join(f"{key}={_escape(value)}\n" for key, value in values.items())
         for name, values in sections

@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 
 from dcloud_spawner.errors import ConfigurationError
+from dcloud_spawner.storage.access import DEFAULT_ACCESS_KEY, DEFAULT_SECRET_KEY
 from hub_services.cli.files import create_private_once
 
 COOKIE_SECRET = "cookie_secret"
@@ -19,7 +20,15 @@ CONTROLLER_TOKEN = "controller.token"
 WEB_TOKEN = "web.token"
 """The web service's own token, by which the hub knows it when it asks who somebody is."""
 
-NAMES = (COOKIE_SECRET, PROXY_TOKEN, CRYPT_KEY, CONTROLLER_TOKEN, WEB_TOKEN)
+NAMES = (
+    COOKIE_SECRET,
+    PROXY_TOKEN,
+    CRYPT_KEY,
+    CONTROLLER_TOKEN,
+    WEB_TOKEN,
+    DEFAULT_ACCESS_KEY,
+    DEFAULT_SECRET_KEY,
+)
 
 
 def ensure_secrets(folder: Path) -> None:

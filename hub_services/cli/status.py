@@ -24,9 +24,10 @@ from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.deployment import Deployment
 from hub_services.cli.preparation import ImageProgress, images_in_preparation
+from hub_services.cli.processes import long_running
 from hub_services.cli.stored import database_exists, reading
 from hub_services.cli.supervision import Supervisor
-from hub_services.cli.up import LONG_RUNNING, hub_answers
+from hub_services.cli.up import hub_answers
 
 GIB = 2**30
 UUID_LETTERS = 12
@@ -188,7 +189,7 @@ def _gpus(connection: Connection, by_id: Mapping[str, Workload]) -> Sequence[Gpu
 def _programs(deployment: Deployment) -> Sequence[ProgramStatus]:
     known = Supervisor(deployment).programs()
     found = []
-    for name in (*LONG_RUNNING, "images"):
+    for name in (*long_running(deployment.settings), "images"):
         state = known.get(name)
         if state is None:
             found.append(ProgramStatus(name, "not running", 0, None))

@@ -18,7 +18,12 @@ import psutil
 from dcloud_spawner.errors import ConfigurationError
 from hub_services.cli.deployment import CHECKOUT, Deployment
 from hub_services.cli.orphans import end, find_orphans
-from hub_services.cli.processes import configuration_path, program, write_configuration
+from hub_services.cli.processes import (
+    configuration_path,
+    listed,
+    program,
+    write_configuration,
+)
 
 CALL_SECONDS = 90.0
 _START_SECONDS = 15.0
@@ -86,7 +91,7 @@ class Supervisor:
             names = ", ".join(f"{orphan.program} ({orphan.process.pid})" for orphan in orphans)
             done.append(f"ended what a killed supervisord left behind: {names}")
         self._spawn()
-        return [*done, "started proxy, hub, controller, web and data"]
+        return [*done, f"started {listed(self._deployment.settings)}"]
 
     def start_once(self, name: str) -> None:
         """Start a program that runs to its end, unless it runs already."""

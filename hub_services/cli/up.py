@@ -15,9 +15,10 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 
-from dcloud_spawner.errors import ConfigurationError
+from dcloud_spawner.errors import ConfigurationError, DCloudError
 from dcloud_spawner.profiles import ProfileBook
 from dcloud_spawner.settings import load_settings
+from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store.database import Database
 from hub_services.cli import machine, ports
 from hub_services.cli.deployment import (
@@ -36,7 +37,7 @@ from hub_services.cli.node import (
 )
 from hub_services.cli.orphans import find_orphans
 from hub_services.cli.preparation import images_in_preparation
-from hub_services.cli.processes import loopback
+from hub_services.cli.processes import listed, long_running, loopback
 from hub_services.cli.secrets import PROXY_TOKEN, ensure_secrets, read_secret
 from hub_services.cli.simulated import simulated_variables
 from hub_services.cli.stored import running_servers
@@ -46,7 +47,6 @@ from hub_services.cli.way_in import first_admin, way_in
 READY_SECONDS = 90.0
 TRIES = 3
 """Starts of one program after which ``up`` stops hoping; supervisord goes on trying."""
-LONG_RUNNING = ("proxy", "hub", "controller", "web", "data")
 
 
 def up(console: Console, *, simulated_gpus: int | None, forget: bool, install: bool) -> None:
@@ -80,9 +80,10 @@ def _up(
         _migrate(deployment)
     ProfileBook(deployment.settings.profiles_dir)
     done = supervisor.start()
-    for sentence in done or ["already running: proxy, hub, controller, web and data"]:
+    for sentence in done or [f"already running: {listed(deployment.settings)}"]:
         console.print(f"  {sentence}", highlight=False)
     wait_until_ready(console, deployment, supervisor)
+    _prepare_storage(console, deployment)
     supervisor.start_once("images")  # after the hub, with which it would fight for the processor
     _greet(console, deployment)
 
@@ -202,6 +203,20 @@ def _check_ports(deployment: Deployment) -> None:
             )
 
 
+def _prepare_storage(console: Console, deployment: Deployment) -> None:
+    """Have the bucket. Everything but datasets works without it, so this stops nothing."""
+    try:
+        store = ObjectStore.of(deployment.settings)
+        try:
+            store.ensure_bucket()
+        finally:
+            store.close()
+    except DCloudError as error:
+        console.print(
+            f"  [yellow]no datasets for now:[/yellow] {error} (dcloud doctor)", highlight=False
+        )
+
+
 def _migrate(deployment: Deployment) -> None:
     database = Database(deployment.settings.store_url)
     try:
@@ -213,7 +228,8 @@ def _migrate(deployment: Deployment) -> None:
 def wait_until_ready(console: Console, deployment: Deployment, supervisor: Supervisor) -> None:
     """Wait until the hub answers through the proxy; raises with the log of what keeps failing."""
     began = time.monotonic()
-    starts: dict[str, set[int]] = {name: set() for name in LONG_RUNNING}
+    names = long_running(deployment.settings)
+    starts: dict[str, set[int]] = {name: set() for name in names}
     with console.status("waiting for the hub") as status:
         while not (_hub_is_routed(deployment) and hub_answers(deployment)):
             states = supervisor.programs()
@@ -226,7 +242,7 @@ def wait_until_ready(console: Console, deployment: Deployment, supervisor: Super
                     f"({_log(deployment, name)}):\n{tail(_log(deployment, name))}\n"
                     "Mend that, then `dcloud up` again; `dcloud doctor` may know more."
                 )
-            words = ", ".join(f"{n} {states[n].state.lower()}" for n in LONG_RUNNING if n in states)
+            words = ", ".join(f"{n} {states[n].state.lower()}" for n in names if n in states)
             status.update(f"waiting for the hub ({waited:.0f} s: {words})")
             time.sleep(0.25)
 

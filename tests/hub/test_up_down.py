@@ -41,6 +41,8 @@ class Shell:
             "DCLOUD_HUB_PORT": str(free_port()),
             "DCLOUD_PROXY_API_PORT": str(free_port()),
             "DCLOUD_WEB_PORT": str(free_port()),
+            "DCLOUD_STORAGE_PORT": str(free_port()),
+            "DCLOUD_STORAGE_GATE_PORT": str(free_port()),
             "DCLOUD_PROFILES_DIR": str(ROOT / "tests" / "config" / "profiles"),
             "DCLOUD_ENGINE": "sandbox",
             "DCLOUD_STOP_GRACE_SECONDS": "1",
@@ -100,7 +102,7 @@ def shell(
             shell.first_words = shell.dcloud("up")  # type: ignore[attr-defined]
             yield shell
         finally:
-            assert "stopped hub, proxy" in shell.dcloud("down", "--servers")
+            assert "stopped storage, gate, proxy, hub" in shell.dcloud("down", "--servers")
             left = [p for p in psutil.process_iter() if _belongs(p, shell.state)]
             assert not left, [p.cmdline() for p in left]
 
@@ -217,6 +219,7 @@ def test_a_home_stays_until_it_is_purged(shell: Shell, hub: httpx.Client) -> Non
     assert "There is no home of admin" in shell.dcloud("purge-home", "admin", "--yes", code=1)
 
 
+@pytest.mark.sqlite_suffices
 def test_no_secret_is_on_a_command_line_or_in_a_log_or_open_to_others(shell: Shell) -> None:
     secrets = {path.name: path.read_text() for path in (shell.state / "secrets").iterdir()}
     assert {"cookie_secret", "proxy.token", "controller.token", "web.token"} <= set(secrets)
@@ -275,6 +278,7 @@ def test_doctor_finds_nothing_broken_in_a_running_deployment(shell: Shell) -> No
     assert {"engine", "cgroups", "secrets", "database", "programs", "disk"} <= subjects
 
 
+@pytest.mark.sqlite_suffices
 def test_doctor_names_an_open_secret_and_the_command_that_mends_it(shell: Shell) -> None:
     path = shell.state / "secrets" / "cookie_secret"
     path.chmod(0o644)
@@ -294,6 +298,7 @@ def test_a_killed_hub_comes_back_by_itself(shell: Shell) -> None:
     wait(shell.answers)
 
 
+@pytest.mark.sqlite_suffices
 def test_restart_renews_the_hub_and_leaves_the_proxy(shell: Shell) -> None:
     proxy, hub = shell.pid("proxy"), shell.pid("hub")
     shell.dcloud("restart", "hub")
@@ -302,6 +307,7 @@ def test_restart_renews_the_hub_and_leaves_the_proxy(shell: Shell) -> None:
     assert shell.pid("proxy") == proxy
 
 
+@pytest.mark.sqlite_suffices
 def test_up_after_a_killed_supervisord_ends_its_orphans_and_starts_anew(shell: Shell) -> None:
     orphans = [shell.pid(name) for name in ("proxy", "hub", "controller", "web", "data")]
     os.kill(shell.pid("supervisord"), signal.SIGKILL)
@@ -312,6 +318,7 @@ def test_up_after_a_killed_supervisord_ends_its_orphans_and_starts_anew(shell: S
     assert shell.answers()
 
 
+@pytest.mark.sqlite_suffices
 def test_changed_settings_restart_the_programs_and_nothing_else(shell: Shell) -> None:
     supervisord, hub = shell.pid("supervisord"), shell.pid("hub")
     words = shell.dcloud("up", DCLOUD_PASSWORD_MIN_LENGTH="12")
@@ -323,6 +330,7 @@ def test_changed_settings_restart_the_programs_and_nothing_else(shell: Shell) ->
     assert shell.answers()
 
 
+@pytest.mark.sqlite_suffices
 def test_a_taken_port_is_named_with_its_holder(shell: Shell, tmp_path: Path) -> None:
     second = Shell(tmp_path / "state", DCLOUD_PORT=str(shell.port))
     words = second.dcloud("up", code=1)
@@ -330,6 +338,7 @@ def test_a_taken_port_is_named_with_its_holder(shell: Shell, tmp_path: Path) -> 
     assert "Traceback" not in words
 
 
+@pytest.mark.sqlite_suffices
 def test_a_wrong_setting_is_named_without_a_traceback(shell: Shell, tmp_path: Path) -> None:
     words = Shell(tmp_path / "state").dcloud("up", DCLOUD_PORT="eighty", code=1)
     assert "port:" in words

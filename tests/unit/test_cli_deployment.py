@@ -145,7 +145,9 @@ def test_supervisord_reads_the_configuration_and_it_holds_no_secret(
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "['proxy', 'hub', 'controller', 'web', 'images']"
+    assert done.stdout.strip() == (
+        "['storage', 'gate', 'proxy', 'hub', 'controller', 'data', 'web', 'images']"
+    )
 
 
 def test_settings_change_the_configuration_and_nothing_else_does(tmp_path: Path) -> None:

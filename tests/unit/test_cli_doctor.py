@@ -31,6 +31,8 @@ def deployment(tmp_path: Path) -> Deployment:
         hub_port=free_port(),
         proxy_api_port=free_port(),
         web_port=free_port(),
+        storage_port=free_port(),
+        storage_gate_port=free_port(),
         profiles_dir=tmp_path / "profiles",
     )
     made = Deployment(settings, {})
@@ -104,7 +106,7 @@ def test_a_database_that_is_away_is_told_without_its_password(tmp_path: Path) ->
 
 def test_ports_are_free_or_named_with_their_holder(deployment: Deployment) -> None:
     findings = list(checks_deployment.check_programs(deployment))
-    assert [f.level for f in findings if f.subject == "ports"] == [Level.OK] * 4
+    assert [f.level for f in findings if f.subject == "ports"] == [Level.OK] * 6
     with socket.create_server(("127.0.0.1", deployment.settings.hub_port)):
         findings = list(checks_deployment.check_programs(deployment))
         taken = [f for f in findings if f.subject == "ports" and f.level is Level.BROKEN]

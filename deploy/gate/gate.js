@@ -1,0 +1,113 @@
+// The way of uploads to the storage by the hub's own address: lets presigned parts in, nothing else.
+//
+//   proxy  /BUCKET/...  ->  this program, on loopback  ->  the storage
+//
+// The hub's address must never answer with an object: what a user uploaded would be a page of the
+// hub. And a header that was not signed must not reach the storage: some take x-amz-copy-source.
+// So: only PUT, only with a signature, a part number and an upload; of the headers only those
+// named here; of the answer only its status and its ETag.
+"use strict";
+
+const http = require("node:http");
+const https = require("node:https");
+
+const port = Number(process.env.DCLOUD_GATE_PORT);
+const bucket = process.env.DCLOUD_GATE_BUCKET;
+const target = new URL(process.env.DCLOUD_GATE_TARGET);
+
+const NEEDED = ["partNumber", "uploadId", "X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date",
+  "X-Amz-Expires", "X-Amz-Signature", "X-Amz-SignedHeaders"];
+const ALLOWED = new Set([...NEEDED, "X-Amz-Security-Token"]);
+const LARGEST_PART = 5 * 2 ** 30;
+const QUIET_MS = 120_000; // neither side says anything for so long: the connection is dead
+
+const transport = target.protocol === "https:" ? https : http;
+const agent = new transport.Agent({ keepAlive: true, maxSockets: 256 });
+
+// Why a request is refused, or "".
+function refusal(request) {
+  if (request.method !== "PUT") return "Only parts of uploads are taken here.";
+  const [path, query = ""] = request.url.split("?", 2);
+  if (!path.startsWith(`/${bucket}/datasets/`)) return "No such place.";
+  const names = [...new URLSearchParams(query).keys()];
+  if (new Set(names).size !== names.length || names.some((name) => !ALLOWED.has(name))) {
+    return "This address is not as it was made.";
+  }
+  if (NEEDED.some((name) => !names.includes(name))) return "This address is not signed.";
+  const length = request.headers["content-length"] ?? "";
+  if (!/^[0-9]{1,10}$/.test(length) || Number(length) > LARGEST_PART) {
+    return "A part says its length.";
+  }
+  return "";
+}
+
+function answer(response, status, text, headers = {}) {
+  if (response.headersSent) return void response.destroy();
+  response.writeHead(status, {
+    "Content-Type": "text/plain; charset=utf-8",
+    "Content-Length": Buffer.byteLength(text),
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    ...headers,
+  });
+  response.end(text);
+}
+
+// The storage's own word for what is wrong, and nothing that was not made of letters.
+function told(body) {
+  return /<Code>([A-Za-z]{1,64})<\/Code>/.exec(body)?.[1] ?? "";
+}
+
+function pass(request, response) {
+  const onward = transport.request({
+    agent,
+    host: target.hostname,
+    port: target.port || (transport === https ? 443 : 80),
+    method: "PUT",
+    path: request.url,
+    headers: {
+      Host: request.headers.host ?? "",
+      "Content-Length": request.headers["content-length"],
+    },
+    servername: transport === https ? target.hostname : undefined,
+    timeout: QUIET_MS,
+  });
+  onward.on("timeout", () => onward.destroy(new Error("the storage says nothing")));
+  onward.on("error", (error) => {
+    request.unpipe(onward);
+    if (!request.destroyed) console.error(`storage away: ${error.message}`);
+    answer(response, 503, "The storage does not answer. Try again.\n", {
+      "Retry-After": "5",
+      Connection: "close",
+    });
+  });
+  onward.on("response", (incoming) => {
+    let body = "";
+    incoming.setEncoding("utf8");
+    incoming.on("data", (text) => {
+      if (body.length < 10_000) body += text;
+    });
+    incoming.on("error", () => response.destroy());
+    incoming.on("end", () => {
+      const headers = {};
+      if (incoming.headers.etag) headers.ETag = incoming.headers.etag;
+      // What was not read of a refused part would be taken for the next request.
+      if (!request.complete) headers.Connection = "close";
+      answer(response, incoming.statusCode, told(body), headers);
+    });
+  });
+  request.on("aborted", () => onward.destroy());
+  request.pipe(onward);
+}
+
+const server = http.createServer({ maxHeaderSize: 65536 }, (request, response) => {
+  const why = refusal(request);
+  if (why) return answer(response, 403, `${why}\n`, { Connection: "close" });
+  return pass(request, response);
+});
+server.requestTimeout = 0; // a part may be large and a line slow; silence ends it
+server.timeout = QUIET_MS;
+server.keepAliveTimeout = 75_000;
+server.listen(port, "127.0.0.1", () => console.log(`uploads to ${target.host} by port ${port}`));
+for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => process.exit(0));
