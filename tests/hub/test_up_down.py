@@ -219,7 +219,6 @@ def test_a_home_stays_until_it_is_purged(shell: Shell, hub: httpx.Client) -> Non
     assert "There is no home of admin" in shell.dcloud("purge-home", "admin", "--yes", code=1)
 
 
-@pytest.mark.sqlite_suffices
 def test_no_secret_is_on_a_command_line_or_in_a_log_or_open_to_others(shell: Shell) -> None:
     secrets = {path.name: path.read_text() for path in (shell.state / "secrets").iterdir()}
     assert {"cookie_secret", "proxy.token", "controller.token", "web.token"} <= set(secrets)
