@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -325,8 +326,16 @@ def _wait_until_gone(pid: int, seconds: float = 30.0) -> None:
         time.sleep(0.1)
 
 
+def prepare_minio() -> None:
+    """Build MinIO where it is not there yet."""
+    try:
+        minio_binary()
+    except Missing as error:
+        say(str(error))
+
+
 def prepare_base_image() -> None:
-    """Build what most tests with containers rest on once, before several runs want it."""
+    """Build what most tests with containers rest on."""
     if not machine.docker_version():
         return
     with tempfile.TemporaryDirectory(prefix="dcloud-tests-") as folder:
