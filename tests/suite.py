@@ -48,12 +48,13 @@ class Outcome:
     """Why, in a line, for each test that failed."""
 
 
-CONTAINERS = ("tests/docker", "tests/sandbox")
+CONTAINERS = ("tests/docker", "tests/sandbox", "tests/faults")
+"""Folders of one of the two parts on SQLite; the rest takes about as long."""
 
 ON_A_DATABASE = "database and not soak"
 NOT_THE_SAME_ON_ANY = f"{ON_A_DATABASE} and not sqlite_suffices"
 
-WAITING = (*CONTAINERS, "tests/browser", "tests/hub")
+WAITING = tuple(f"tests/{name}/" for name in ("docker", "sandbox", "browser", "hub", "storage"))
 """Folders of tests that wait for real programs. One of them that failed beside two other runs is
 tried once more alone, and the run says so; a test of arithmetic, of the store or of faults that
 failed once has failed."""
