@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hub_services.web.api import acts, plans, reads
+from hub_services.web.api.dataset_imports import IMPORT_OPERATIONS
 from hub_services.web.api.dataset_operations import DATASET_OPERATIONS
 from hub_services.web.api.dataset_uploads import UPLOAD_OPERATIONS
 from hub_services.web.api.ledger_operations import LEDGER_OPERATIONS, change
@@ -139,5 +140,6 @@ OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
     *LEDGER_OPERATIONS,
     *DATASET_OPERATIONS,
     *UPLOAD_OPERATIONS,
+    *IMPORT_OPERATIONS,
     *STORAGE_OPERATIONS,
 )

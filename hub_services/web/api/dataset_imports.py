@@ -1,0 +1,103 @@
+"""Imports into a dataset's draft, from the web or another store; the process `data` does them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import Field
+
+from dcloud_spawner.datasets import imports
+from dcloud_spawner.datasets.import_orders import (
+    StoreOrder,
+    UrlOrder,
+    store_order,
+    url_order,
+)
+from hub_services.web.api.dataset_models import JobView
+from hub_services.web.api.datasets import asker_of, job_view
+from hub_services.web.api.operation import Call, Nothing, Operation, Wire
+
+
+class ImportUrlBody(Wire):
+    """A file of the web."""
+
+    url: str = Field(
+        max_length=2048,
+        repr=False,
+        description="http or https, in the public internet; may be a presigned address, of which "
+        "what stands behind the ? is kept secret.",
+    )
+    path: str = Field(
+        "",
+        max_length=2000,
+        description="Where it goes in the dataset: the file's path, or a folder with / at its end; "
+        "empty: the name in the address at the top. With unpack a folder.",
+    )
+    unpack: bool = Field(False, description="It is a zip whose files are wanted.")
+
+
+class ImportStoreBody(Wire):
+    """What lies below a prefix of another S3 store's bucket."""
+
+    endpoint: str = Field(
+        "https://s3.amazonaws.com", max_length=300, description="Of the server, without a path."
+    )
+    bucket: str = Field(max_length=63)
+    prefix: str = Field("", max_length=1024, description="Empty: the whole bucket.")
+    folder: str = Field("", max_length=2000, description="Where it goes in the dataset.")
+    region: str = Field("", max_length=40)
+    access_key: str = Field(
+        "", max_length=200, repr=False, description="Empty: the bucket is open to everybody."
+    )
+    secret_key: str = Field(
+        "", max_length=200, repr=False, description="Kept until the import ends, and shown nowhere."
+    )
+    session_token: str = Field("", max_length=4000, repr=False)
+
+
+async def import_url(call: Call[Nothing, ImportUrlBody]) -> JobView:
+    """Fetch a file of the web into the draft, in the background."""
+    body = call.body
+    return await _begin(call, url_order(body.url, body.path, unpack=body.unpack))
+
+
+async def import_store(call: Call[Nothing, ImportStoreBody]) -> JobView:
+    """Fetch what another store has into the draft, in the background."""
+    return await _begin(call, store_order(call.body.model_dump()))
+
+
+async def _begin(call: Call[Nothing, Any], order: UrlOrder | StoreOrder) -> JobView:
+    platform = call.service.platform
+    job = await platform.in_database_thread(
+        imports.begin_import, platform, asker_of(call), call.path["id"], order
+    )
+    return job_view(job)
+
+
+_REFUSALS = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+
+IMPORT_OPERATIONS: tuple[Operation[Any, Any, Any], ...] = (
+    Operation(
+        "POST",
+        "datasets/{id}/imports/url",
+        "Import a file of the web",
+        import_url,
+        Nothing,
+        ImportUrlBody,
+        JobView,
+        status=HTTPStatus.ACCEPTED,
+        refusals=_REFUSALS,
+    ),
+    Operation(
+        "POST",
+        "datasets/{id}/imports/s3",
+        "Import from another store",
+        import_store,
+        Nothing,
+        ImportStoreBody,
+        JobView,
+        status=HTTPStatus.ACCEPTED,
+        refusals=_REFUSALS,
+    ),
+)
