@@ -62,6 +62,11 @@ def default_folder(settings: Settings) -> Path:
     return settings.state.absolute() / "storage"
 
 
+def storage_address(settings: Settings) -> str:
+    """Where the platform reaches the S3 API."""
+    return default_url(settings) if is_default(settings) else settings.storage_url.rstrip("/")
+
+
 def upload_route(settings: Settings) -> dict[str, str]:
     """The proxy's route by which uploads reach the gate in front of the storage."""
     return {f"/{settings.storage_bucket}/": f"http://127.0.0.1:{settings.storage_gate_port}"}
@@ -78,7 +83,7 @@ def access_of(settings: Settings) -> StorageAccess:
     )
     access_key, secret_key = (_secret(settings.secrets_dir / name, mend) for name in names)
     return StorageAccess(
-        url=default_url(settings) if default else settings.storage_url.rstrip("/"),
+        url=storage_address(settings),
         bucket=settings.storage_bucket,
         region=settings.storage_region,
         access_key=access_key,

@@ -28,7 +28,9 @@ const agent = new transport.Agent({ keepAlive: true, maxSockets: 256 });
 function refusal(request) {
   if (request.method !== "PUT") return "Only parts of uploads are taken here.";
   const [path, query = ""] = request.url.split("?", 2);
-  if (!path.startsWith(`/${bucket}/datasets/`)) return "No such place.";
+  if (!path.startsWith(`/${bucket}/datasets/`) || /\/(\.|%2e){0,2}(\/|$)/i.test(path)) {
+    return "No such place.";
+  }
   const names = [...new URLSearchParams(query).keys()];
   if (new Set(names).size !== names.length || names.some((name) => !ALLOWED.has(name))) {
     return "This address is not as it was made.";

@@ -19,10 +19,10 @@ from pathlib import Path
 from dcloud_spawner.settings import Settings, config_file
 from dcloud_spawner.storage import default
 from dcloud_spawner.storage.access import access_of, default_folder, is_default
-from hub_services.cli import secrets
+from hub_services.cli import gate, secrets
 from hub_services.cli.deployment import CHECKOUT, Deployment
 from hub_services.cli.files import write_private
-from hub_services.cli.node import node_binary, proxy_command
+from hub_services.cli.node import proxy_command
 
 LOG_BYTES = "10MB"
 LOG_COPIES = 5
@@ -95,19 +95,6 @@ def _storage_environment(deployment: Deployment) -> Mapping[str, str]:
     return default.environment(access.access_key, access.secret_key)
 
 
-def _gate(deployment: Deployment) -> list[str]:
-    return [str(node_binary()), str(CHECKOUT / "deploy" / "gate" / "gate.js")]
-
-
-def _gate_environment(deployment: Deployment) -> Mapping[str, str]:
-    settings = deployment.settings
-    return {
-        "DCLOUD_GATE_PORT": str(settings.storage_gate_port),
-        "DCLOUD_GATE_BUCKET": settings.storage_bucket,
-        "DCLOUD_GATE_TARGET": access_of(settings).url,
-    }
-
-
 PROGRAMS = (
     Program(
         "storage",
@@ -121,12 +108,12 @@ PROGRAMS = (
     ),
     Program(
         "gate",
-        _gate,
+        lambda deployment: gate.gate_command(),
         {},
-        "deploy/gate/gate.js",
+        gate.RECOGNISE,
         6,
         stop_seconds=5,
-        extra_environment=_gate_environment,
+        extra_environment=lambda deployment: gate.gate_environment(deployment.settings),
     ),
     Program(
         "proxy",
