@@ -24,6 +24,7 @@ from hub_services.cli import plan as plans
 from hub_services.cli import up as ups
 from hub_services.cli.checks import CHECKS
 from hub_services.cli.way_in import way_in
+from hub_services.data_client.commands import main as data_command
 from hub_services.planning.question import Question
 
 console = Console()
@@ -53,6 +54,13 @@ def dcloud(context: click.Context) -> None:
 def up(simulated_gpus: int | None, forget: bool, install: bool) -> None:
     """Start everything that does not run and print the address."""
     ups.up(console, simulated_gpus=simulated_gpus, forget=forget, install=install)
+
+
+@dcloud.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def data(arguments: tuple[str, ...]) -> None:
+    """Datasets from the command line: put, get, ls, share, publish."""
+    sys.exit(data_command(arguments))
 
 
 @dcloud.command()

@@ -1,0 +1,1 @@
+../../../../hub_services/data_client/commands.py
