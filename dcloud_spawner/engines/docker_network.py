@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import shutil
+import socket
 import subprocess
+from urllib.parse import urlsplit
 
 import docker
+import psutil
 from docker.errors import APIError, NotFound
 
 from dcloud_spawner.errors import EngineError
@@ -68,8 +72,8 @@ class DockerNetwork:
             _iptables("-X", chain, check=False)
 
     def _filter(self, identifier: str) -> None:
-        """Let containers open connections to the ports of hub and API on this host and to no other,
-        and to no metadata service of a cloud.
+        """Let containers open connections to the ports of hub, API and storage on this host and
+        to no other, and to no metadata service of a cloud.
 
         Needs root; ``dcloud doctor`` says so when it is missing.
         """
@@ -81,6 +85,7 @@ class DockerNetwork:
             "-m conntrack --ctstate ESTABLISHED,RELATED -j RETURN",
             f"-p tcp --dport {self._settings.hub_port} -j RETURN",
             f"-p tcp --dport {self._settings.web_port} -j RETURN",
+            *storage_rules(self._settings),
             reset,
             "-j REJECT",
         ]
@@ -99,6 +104,32 @@ class DockerNetwork:
         for parent, jump, _ in jumps:
             if _iptables("-C", parent, *jump, check=False) != 0:
                 _iptables("-I", parent, "1", *jump)
+
+
+def storage_rules(settings: Settings) -> list[str]:
+    """Let containers reach an S3 server that runs on this host by its public address, and no
+    other port of that address. The small default has no such address: nobody has keys for it."""
+    if not settings.storage_url or not settings.storage_public_url:
+        return []
+    address = urlsplit(settings.storage_public_url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        found = socket.getaddrinfo(address.hostname, port, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        log.warning("storage_public_url is not known here: %s", error)
+        return []
+    hosts = {ipaddress.ip_address(entry[4][0]) for entry in found}
+    own = {
+        ipaddress.ip_address(each.address)
+        for interface in psutil.net_if_addrs().values()
+        for each in interface
+        if each.family == socket.AF_INET
+    }
+    return [
+        f"-p tcp -d {host} --dport {port} -j RETURN"
+        for host in sorted(hosts & own, key=str)
+        if not host.is_loopback
+    ]
 
 
 def _jumps(identifier: str) -> tuple[tuple[str, list[str], str], ...]:
