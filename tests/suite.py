@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub_services.cli.deployment import CHECKOUT, cache_dir
 from hub_services.cli.node import install_proxy
-from tests.services import docker_for_the_run, prepare, prepare_base_image, say
+from tests.services import docker_for_the_run, prepare, prepare_base_image, prepare_minio, say
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def run(databases: Sequence[str], arguments: Sequence[str]) -> int:
     later ones print is kept and shown when the first has ended.
     """
     with docker_for_the_run(), ExitStack() as running:
-        prepare_base_image()
+        with ThreadPoolExecutor(2) as threads:  # before several runs want them at once
+            for done in [threads.submit(prepare_base_image), threads.submit(prepare_minio)]:
+                done.result()
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="dcloud-tests-")))
         first, *others = parts_of(databases, arguments)
         beside = {part: running.enter_context(_pytest(part, arguments, folder)) for part in others}
