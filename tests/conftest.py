@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -137,9 +138,19 @@ def postgresql_server() -> Iterator[PostgreSQL]:
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database that nobody has open, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "dcloud.sqlite"
+    template = Database(f"sqlite:///{path}")
+    template.migrate()
+    template.close()
+    return path
+
+
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh database of the platform, migrated on PostgreSQL and not there yet on SQLite."""
+    """A fresh, migrated database of the platform."""
     with fresh_database(request, tmp_path, "dcloud") as url:
         yield url
 
@@ -177,10 +188,13 @@ def database(database_url: str) -> Iterator[Database]:
 def fresh_database(request: pytest.FixtureRequest, folder: Path, name: str) -> Iterator[str]:
     """The URL of a database of its own, for fixtures of any scope; mark their tests ``database``.
 
-    ``dcloud`` is already migrated on PostgreSQL, any other name is empty.
+    ``dcloud`` is already migrated, any other name is empty: on SQLite not there yet.
     """
     if not ON_POSTGRESQL:
-        yield f"sqlite:///{folder / name}.sqlite"
+        path = folder / f"{name}.sqlite"
+        if name == "dcloud":
+            shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
         return
     server: PostgreSQL = request.getfixturevalue("postgresql_server")
     fresh = f"{name}_{secrets.token_hex(6)}"
