@@ -6,6 +6,7 @@ again here; what stays away is :class:`StorageAway`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ CHUNK_BYTES = 1 << 20
 BINARY = "application/octet-stream"
 MIN_PART_BYTES = 5 << 20
 """Every part but the last is at least so large: S3's own rule."""
+_NO_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\r")
 MAX_PARTS = 10_000
 
 
@@ -68,7 +70,12 @@ class ObjectStore:
     """One bucket."""
 
     def __init__(
-        self, access: StorageAccess, *, connect_seconds: float = 5.0, read_seconds: float = 60.0
+        self,
+        access: StorageAccess,
+        *,
+        connect_seconds: float = 5.0,
+        read_seconds: float = 60.0,
+        again: int = 3,
     ) -> None:
         self.access = access
         self.bucket = access.bucket
@@ -77,7 +84,7 @@ class ObjectStore:
             timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
             maxsize=32,
             retries=urllib3.Retry(
-                total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], redirect=0
+                total=again, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], redirect=0
             ),
         )
         self._client = Minio(
@@ -112,6 +119,11 @@ class ObjectStore:
                 # Somebody else was quicker.
                 if not self._client.bucket_exists(self.bucket):
                     raise
+
+    def require_bucket(self) -> None:
+        """Raise ObjectMissing when there is no bucket, StorageRefused when the keys are wrong."""
+        with told(self.bucket):
+            list(self._client.list_objects(self.bucket, prefix="no such folder/"))
 
     def tells_events(self) -> bool:
         """Whether the server knows notifications of a bucket (MinIO and its kin)."""
@@ -222,9 +234,14 @@ class ObjectStore:
         given = iter(keys)
         removed = 0
         while batch := list(islice(given, 1000)):
+            # The list of a call is XML, which cannot name every key that a user may have made.
+            strange = [key for key in batch if _NO_XML.search(key)]
+            for key in strange:
+                self.remove(key)
+            named = [key for key in batch if not _NO_XML.search(key)]
             with told(batch[0]):
-                result = self._client.remove_objects(self.bucket, map(DeleteObject, batch))
-                for error in result:
+                result = self._client.remove_objects(self.bucket, map(DeleteObject, named))
+                for error in result if named else ():
                     raise StorageRefused(error.code or "error", f"{error.name}: {error.message}")
             removed += len(batch)
         return removed

@@ -17,6 +17,7 @@ CHECKS: tuple[Check, ...] = (
     deployment.check_secrets,
     deployment.check_proxy,
     deployment.check_database,
+    deployment.check_storage,
     deployment.check_profiles,
     deployment.check_programs,
 )

@@ -13,7 +13,7 @@ from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.errors import DCloudError
 from dcloud_spawner.profiles import load_profiles
 from dcloud_spawner.store import events
-from hub_services.cli import ports
+from hub_services.cli import ports, storage
 from hub_services.cli.deployment import Deployment
 from hub_services.cli.doctor import Finding, attention, broken, ok
 from hub_services.cli.node import proxy_installed
@@ -86,6 +86,19 @@ def check_database(deployment: Deployment) -> Iterator[Finding]:
         yield broken("action log", seen, "somebody changed the database: compare with a backup")
     else:
         yield ok("action log", "unbroken")
+
+
+def check_storage(deployment: Deployment) -> Iterator[Finding]:
+    """The storage of datasets answers, takes our keys, and what it can and cannot."""
+    if not deployment.settings.secrets_dir.exists():
+        return
+    seen = storage.look(deployment.settings)
+    if seen.problem:
+        yield broken("storage", seen.words, seen.mend)
+        return
+    yield ok("storage", seen.words)
+    for remark, mend in storage.remarks(deployment.settings, seen):
+        yield attention("storage", remark, mend)
 
 
 def check_profiles(deployment: Deployment) -> Iterator[Finding]:

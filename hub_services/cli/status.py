@@ -25,6 +25,7 @@ from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.deployment import Deployment
 from hub_services.cli.preparation import ImageProgress, images_in_preparation
 from hub_services.cli.processes import long_running
+from hub_services.cli.storage import StorageStatus, look
 from hub_services.cli.stored import database_exists, reading
 from hub_services.cli.supervision import Supervisor
 from hub_services.cli.up import hub_answers
@@ -103,6 +104,7 @@ class Status:
     weaker_isolation: str
     simulated_gpus: bool
     programs: Sequence[ProgramStatus]
+    storage: StorageStatus
     images: Sequence[ImageProgress]
     gpus: Sequence[GpuStatus]
     queue: Sequence[ServerStatus]
@@ -142,6 +144,7 @@ def gather(deployment: Deployment) -> Status:
         weaker_isolation=weaker,
         simulated_gpus=settings.simulated_gpus,
         programs=_programs(deployment),
+        storage=look(settings),
         images=images_in_preparation(settings) if engine_name == "docker" else (),
         gpus=gpus,
         queue=[_server(each, order.get(each.id)) for each in waiting],
@@ -252,6 +255,10 @@ def show(console: Console, status: Status) -> None:
     console.print(engine, highlight=False)
     programs = ", ".join(f"{each.name} {each.state}" for each in status.programs)
     console.print(f"programs: {programs}", highlight=False)
+    words = escape(status.storage.words)
+    console.print(
+        f"storage: {f'[red]{words}[/red]' if status.storage.problem else words}", highlight=False
+    )
     for image in status.images:
         console.print(
             f"image {image.image}: {image.state}, {image.progress:.0%}. {image.message}",
