@@ -14,7 +14,7 @@ from dcloud_spawner.datasets import catalog
 from dcloud_spawner.datasets.catalog import Description
 from dcloud_spawner.datasets.rights import Asker
 from dcloud_spawner.storage.keys import file_key
-from dcloud_spawner.store import dataset_files, datasets
+from dcloud_spawner.store import dataset_files, dataset_uploads, datasets
 from dcloud_spawner.store.datasets import Dataset
 from dcloud_spawner.store.events import Actor
 from hub_services.cli.deployment import cache_dir
@@ -23,6 +23,7 @@ from tests.browser.staged import CHROMIUM_ARGUMENTS
 from tests.browser.test_pages import findings
 from tests.browser.windows import Open, windows
 from tests.conftest import fresh_database
+from tests.storage.jobs_beside import jobs_beside
 from tests.storage.servers import StorageServer
 from tests.storage.stage import StorageStage
 
@@ -49,6 +50,7 @@ def stage(
             hub_database_url=hub,
             storage_public_url=minio_server.url,
         ) as made,
+        jobs_beside(made.platform),
     ):
         install_uploader(cache_dir(), made.settings.assets_dir)
         yield made
@@ -84,6 +86,23 @@ def folder_of(root: Path, files: int, large_bytes: int) -> dict[str, bytes]:
     return content
 
 
+def drop(page: Page, *paths: Path, upload_bytes_per_second: int = -1) -> None:
+    """A real drag of files and folders into the page."""
+    session = page.context.new_cdp_session(page)
+    conditions = {"offline": False, "latency": 0, "downloadThroughput": -1}
+    if upload_bytes_per_second > 0:
+        session.send(
+            "Network.emulateNetworkConditions",
+            {**conditions, "uploadThroughput": upload_bytes_per_second},
+        )
+    box = page.locator(".d-drop").bounding_box()
+    assert box is not None
+    where = {"x": box["x"] + 20, "y": box["y"] + 20}
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **where, "data": data})
+
+
 def choose(page: Page, folder: Path) -> None:
     page.set_input_files("[data-part=choose-folder]", str(folder))
 
@@ -107,8 +126,7 @@ def test_a_folder_is_uploaded_with_checksums_and_axe_finds_nothing(
     page = open_page("user-a", "datasets/user-a/scenes")
     choose(page, tmp_path / "scenes")
     expect(page.get_by_text("All is in the draft.")).to_be_visible(timeout=30_000)
-    if os.environ.get("SHOTS"):
-        page.screenshot(path=f"{os.environ['SHOTS']}/u_done.png", full_page=True)
+    shot(page, "u_done")
     page.wait_for_url("**?version=draft")
     expect(page.get_by_text("62 of 62 files")).to_be_visible()
     assert not findings(page)
@@ -122,3 +140,78 @@ def test_a_folder_is_uploaded_with_checksums_and_axe_finds_nothing(
     assert draft is not None
     key = file_key(made.id, draft.id, "scenes/large.bin")
     assert stage.platform.storage.read(key) == content["scenes/large.bin"]
+
+
+@pytest.mark.parametrize(
+    "large_mib", [96, pytest.param(1024, marks=[pytest.mark.soak, pytest.mark.timeout(600)])]
+)
+def test_what_a_closed_tab_left_half_way_goes_on_and_is_published(
+    stage: StorageStage, open_page: Open, tmp_path: Path, large_mib: int
+) -> None:
+    user = f"user-{large_mib}"
+    stage.token_of(user)
+    catalog.create(stage.platform, Asker(Actor(user)), "city", Description())
+    content = folder_of(tmp_path, 200, large_mib * MIB)
+    page = open_page(user, f"datasets/{user}/city")
+    drop(page, tmp_path / "scenes", upload_bytes_per_second=large_mib * MIB // 8)
+    bar = page.get_by_role("progressbar", name="All files")
+    page.wait_for_function("bar => Number(bar.ariaValueNow) >= 40", arg=bar.element_handle())
+    shot(page, f"u_half_{large_mib}")
+    page.close()
+
+    page = page.context.new_page()
+    sent: list[int] = []
+    page.on(
+        "request",
+        lambda asked: (
+            sent.append(int(asked.headers.get("content-length", 0)))
+            if asked.method == "PUT"
+            else None
+        ),
+    )
+    page.goto(f"{stage.url}/services/dcloud/datasets/{user}/city")
+    expect(page.get_by_text("half-way")).to_be_visible()
+    shot(page, f"u_back_{large_mib}")
+    drop(page, tmp_path / "scenes")
+    expect(page.get_by_text("All is in the draft.")).to_be_visible(timeout=300_000)
+    page.wait_for_url("**?version=draft")
+    parts = large_mib // 16
+    assert 0 < len(sent) < parts + 202, "what was there is not sent again"
+
+    page.get_by_role("button", name="Publish").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Publish").click()
+    expect(page.get_by_role("row", name="v1")).to_be_visible(timeout=120_000)
+    shot(page, f"u_published_{large_mib}")
+    with stage.platform.database.reading() as connection:
+        found = datasets.named(connection, user, "city")[0]
+        assert found.latest_version is not None
+        files = list(dataset_files.walk(connection, found.latest_version))
+    assert {file.path: file.sha256 for file in files} == {
+        path: hashlib.sha256(data).hexdigest() for path, data in content.items()
+    }
+
+
+def test_pause_resume_and_cancel(stage: StorageStage, open_page: Open, tmp_path: Path) -> None:
+    stage.token_of("user-h")
+    made = catalog.create(stage.platform, Asker(Actor("user-h")), "held", Description())
+    for name in ("one.bin", "two.bin"):
+        (tmp_path / name).write_bytes(os.urandom(MIB) * 48)
+    page = open_page("user-h", "datasets/user-h/held")
+    drop(page, tmp_path / "one.bin", tmp_path / "two.bin", upload_bytes_per_second=12 * MIB)
+    page.get_by_role("button", name="Pause one.bin").click()
+    expect(page.get_by_role("button", name="Resume one.bin")).to_be_visible()
+    page.get_by_role("button", name="Cancel two.bin").click()
+    expect(page.get_by_text("two.bin")).to_have_count(0)
+    page.get_by_role("button", name="Resume one.bin").click()
+    expect(page.get_by_text("All is in the draft.")).to_be_visible(timeout=60_000)
+    assert list(stored(stage, made)) == ["one.bin"]
+    with stage.platform.database.reading() as connection:
+        draft = datasets.draft_of(connection, made.id)
+        assert draft is not None and not dataset_uploads.of_version(connection, draft.id)
+        assert datasets.get(connection, made.id).stored_bytes == 48 * MIB
+
+
+def shot(page: Page, name: str) -> None:
+    """To be looked at, where SHOTS names a folder."""
+    if os.environ.get("SHOTS"):
+        page.screenshot(path=f"{os.environ['SHOTS']}/{name}.png", full_page=True)

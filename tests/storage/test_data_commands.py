@@ -49,7 +49,7 @@ def stage(
 
 
 def data(
-    stage: StorageStage, user: str, *arguments: str, image: bool = False, cwd: Path | None = None
+    stage: StorageStage, user: str, *arguments: str, image: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run it; ``image``: as inside a server, by a Python that has nothing but itself."""
     command = (
@@ -99,7 +99,10 @@ def test_what_is_put_and_published_is_fetched_by_another_who_may_read_it(
     stage: StorageStage, folder: Path, tmp_path: Path
 ) -> None:
     put = data(
-        stage, "user-p", "put", str(folder), "user-p/photos", "--new", "--publish", "--note", "one"
+        stage,
+        "user-p",
+        *("put", str(folder), "user-p/photos", "--new", "--publish", "--note", "one"),
+        image=False,
     )
     assert put.returncode == 0, put.stderr
     assert "21 sent, 0 there already, 0 failed." in put.stdout
@@ -110,15 +113,15 @@ def test_what_is_put_and_published_is_fetched_by_another_who_may_read_it(
     shared = data(stage, "user-p", "share", "user-p/photos", "user-q")
     assert shared.stdout == "user:user-q: read\n"
 
-    got = data(stage, "user-q", "get", "user-p/photos", image=True, cwd=tmp_path / "photos" / "..")
+    got = data(stage, "user-q", "get", "user-p/photos", cwd=tmp_path / "photos" / "..")
     assert got.returncode == 0, got.stderr
     assert "0 fetched, 21 there already" in got.stdout, "it is the folder that was sent"
     copy = tmp_path / "copy"
-    got = data(stage, "user-q", "get", "user-p/photos@1", str(copy), image=True)
+    got = data(stage, "user-q", "get", "user-p/photos@1", str(copy))
     assert got.returncode == 0, got.stderr
     assert tree(copy) == tree(folder)
 
-    listed = data(stage, "user-q", "ls", "user-p/photos", image=True)
+    listed = data(stage, "user-q", "ls", "user-p/photos")
     assert "left/ (21 files)" in listed.stdout
     assert "user-p/photos" in data(stage, "user-q", "ls").stdout
     refused = data(stage, "user-q", "put", str(folder), "user-p/photos")
@@ -151,7 +154,7 @@ def test_a_command_that_is_killed_goes_on_with_the_parts_that_are_missing(
         first.kill()
     before = parts_of(stage, "user-s/big")
     assert 3 <= before < 13
-    again = data(stage, "user-s", *arguments[1:], "--publish", image=True)
+    again = data(stage, "user-s", *arguments[1:], "--publish")
     assert again.returncode == 0, again.stderr
     assert "user-s/big@1" in again.stdout
     with stage.platform.database.reading() as connection:
