@@ -16,7 +16,7 @@ from dcloud_spawner.roles import RoleLimits
 from dcloud_spawner.scheduler.free import Asks
 from dcloud_spawner.scheduler.reasons import CORES, GPUS, MEMORY, Unit, own_limit, server_words
 from dcloud_spawner.settings import Settings
-from dcloud_spawner.store import homes, workloads
+from dcloud_spawner.store import datasets, homes, workloads
 from dcloud_spawner.store import limits as rows
 from dcloud_spawner.store.limits import HeldBy, Part
 from dcloud_spawner.store.schema import State
@@ -214,12 +214,18 @@ def _too_many(connection: Connection, found: Standing) -> Against | None:
 
 def _storage(connection: Connection, found: Standing) -> Against | None:
     most = found.limits.storage_gib
-    home = homes.of_user(connection, found.user) if most is not None else None
-    if most is None or home is None or home.size_bytes is None or home.size_bytes <= most * GIB:
+    if most is None:
         return None
-    used = home.size_bytes / GIB
-    words = f"Your limit is {most:g} GiB of storage, and your home has {used:.1f} GiB."
-    return Against("storage_gib", "", words, "Ask an administrator to clear it with you")
+    home = homes.of_user(connection, found.user)
+    at_home = home.size_bytes or 0 if home else 0
+    stored = datasets.stored_by(connection, datasets.USER, found.user)
+    if at_home + stored <= most * GIB:
+        return None
+    words = f"Your limit is {most:g} GiB of storage, and your home has {at_home / GIB:.1f} GiB"
+    if not stored:
+        return Against("storage_gib", "", f"{words}.", "Ask an administrator to clear it with you")
+    words += f", your datasets {stored / GIB:.1f} GiB."
+    return Against("storage_gib", "", words, "Delete old versions or drafts of datasets")
 
 
 def _place_lost(connection: Connection, limits: RoleLimits, new: NewWorkload) -> Against | None:

@@ -20,7 +20,7 @@ from dcloud_spawner.gpu_time import MONTH, WEEK, GpuTime, read_gpu_time
 from dcloud_spawner.roles import ROLE as ROLE
 from dcloud_spawner.roles import TITLES, RoleLimits, most_generous, roles_of
 from dcloud_spawner.settings import Settings
-from dcloud_spawner.store import events, homes, people
+from dcloud_spawner.store import datasets, events, homes, people
 from dcloud_spawner.store import limits as rows
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.limits import HeldBy, Override
@@ -168,7 +168,9 @@ def _used(
     connection: Connection, user: str, held: Sequence[HeldBy], at: datetime
 ) -> Mapping[str, Used]:
     home = homes.of_user(connection, user)
-    size = home.size_bytes / GIB if home and home.size_bytes is not None else None
+    stored = datasets.stored_by(connection, datasets.USER, user)
+    measured = home.size_bytes if home else None
+    size = None if measured is None and not stored else ((measured or 0) + stored) / GIB
     waiting = rows.queued_servers(connection, user)
     return {
         "gpus": _sum((row.server_name, row.gpus) for row in held),

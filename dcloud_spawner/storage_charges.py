@@ -1,11 +1,13 @@
-"""What homes cost: their measured size, for as long as nobody has measured it anew.
+"""What homes and datasets cost: their size, for as long as nobody has measured it anew.
 
 Storage has no start and end of its own, so it is the one thing that is charged by measuring. A
-home whose size nobody knows costs nothing. All functions block.
+home whose size nobody knows costs nothing. Datasets cost their owner, a person or a project: all
+versions, drafts and what lies in the bin. All functions block.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from fractions import Fraction
 from hashlib import sha256
@@ -17,7 +19,8 @@ from dcloud_spawner import accounting
 from dcloud_spawner.ledger.cost import HOUR_MICROSECONDS
 from dcloud_spawner.ledger.rates import GIB, HOURS_IN_MONTH, RateBook, Resource
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import entries, homes, rates, storage_meters
+from dcloud_spawner.store import accounts, datasets, entries, homes, rates, storage_meters
+from dcloud_spawner.store.datasets import Owner
 from dcloud_spawner.store.entries import Kind, NewEntry
 from dcloud_spawner.store.homes import Home
 
@@ -28,11 +31,17 @@ LONGEST_NAME = 80
 """Characters of a volume in the key of an entry."""
 
 _MICROSECOND = timedelta(microseconds=1)
+_FORMER = re.compile(r" \(deleted, [0-9a-f]{8}\)$")
+"""As what a deleted user leaves is called (``deleted_users``)."""
 
 
 def charge_storage(platform: Platform) -> int:
-    """Charge each home for which a day is over since the last time; returns how many."""
-    now = utc_now()
+    """Charge each home and each owner of datasets for whom a day is over since the last time;
+    returns how many."""
+    return _charge_homes(platform, utc_now()) + _charge_datasets(platform, utc_now())
+
+
+def _charge_homes(platform: Platform, now: datetime) -> int:
     with platform.database.reading() as connection:
         marks = storage_meters.watermarks(connection)
         due = [
@@ -72,6 +81,61 @@ def _charge(connection: Connection, platform: Platform, home: Home, now: datetim
         until_at=now,
     )
     entries.post(connection, entry, now)
+
+
+def _charge_datasets(platform: Platform, now: datetime) -> int:
+    with platform.database.reading() as connection:
+        marks = storage_meters.watermarks(connection)
+        due = [
+            owner
+            for owner in datasets.owners(connection)
+            if (mark := marks.get(_mark_of(owner))) is None or now - mark >= EVERY
+        ]
+    for owner in due:
+        with platform.database.transaction() as connection:
+            _charge_owner(connection, platform, owner, now)
+    return len(due)
+
+
+def _mark_of(owner: Owner) -> str:
+    """The name of an owner among the volumes: one that no volume has."""
+    return f"datasets/{owner.kind}/{_short(owner.name)}"
+
+
+def _charge_owner(connection: Connection, platform: Platform, owner: Owner, now: datetime) -> None:
+    name = _mark_of(owner)
+    mark = storage_meters.watermarks(connection).get(name)
+    if mark is not None and now - mark < EVERY:
+        return
+    storage_meters.set_watermark(connection, name, now)
+    size_bytes = datasets.stored_by(connection, owner.kind, owner.name)
+    if mark is None or not size_bytes:  # charges begin now, or there was nothing
+        return
+    amount = int(storage_cost(rates.read_book(connection), size_bytes, mark, now))
+    payer = _payer(connection, platform, owner, now) if amount else None
+    if payer is None:
+        return
+    entry = NewEntry(
+        payer,
+        Kind.CHARGE,
+        -amount,
+        f"storage:{name}:{mark.isoformat()}",
+        "meter",
+        f"Datasets of {size_bytes / GIB:.1f} GiB",
+        from_at=mark,
+        until_at=now,
+    )
+    entries.post(connection, entry, now)
+
+
+def _payer(connection: Connection, platform: Platform, owner: Owner, now: datetime) -> str | None:
+    """The account that pays; None for what is left of a deleted user or a closed project."""
+    if owner.kind == datasets.PROJECT:
+        found = accounts.find(connection, owner.name)
+        return found.id if found is not None and found.closed_at is None else None
+    if _FORMER.search(owner.name):
+        return None
+    return accounting.ensure_personal(connection, platform.settings, owner.name, now).id
 
 
 def _short(volume: str) -> str:

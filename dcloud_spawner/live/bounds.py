@@ -84,4 +84,4 @@ def _refused(known: Mapping[str, Limit]) -> str:
     if storage is None or storage.value is None or (storage.used or 0) <= _number(storage):
         return ""
     most = _number(storage)
-    return f"Your limit is {most:g} GiB of storage, and your home has {storage.used:.1f} GiB."
+    return f"Your limit is {most:g} GiB of storage, and you have {storage.used:.1f} GiB."

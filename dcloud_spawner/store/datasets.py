@@ -201,6 +201,21 @@ def stored_by(connection: Connection, owner_kind: str, owner: str) -> int:
     return int(total)
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whose datasets are: ``kind`` user and a name, or project and the id of its account."""
+
+    kind: str
+    name: str
+
+
+def owners(connection: Connection) -> Sequence[Owner]:
+    """All who have a dataset, in the bin too."""
+    query = select(datasets.c.owner_kind, datasets.c.owner).distinct()
+    rows = connection.execute(query.order_by(datasets.c.owner_kind, datasets.c.owner))
+    return [Owner(row.owner_kind, row.owner) for row in rows]
+
+
 def of_owner(connection: Connection, owner_kind: str, owner: str) -> Sequence[Dataset]:
     """All datasets of an owner, those in the bin too."""
     query = select(datasets).where(datasets.c.owner_kind == owner_kind, datasets.c.owner == owner)

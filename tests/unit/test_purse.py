@@ -226,7 +226,7 @@ def test_the_limits_of_the_ledger_become_those_of_the_form() -> None:
     assert found.refused == "Your limit is 1 request in the queue, and your default server waits."
     assert found.tier == "gold"
     full = bounds_of([limit("storage_gib", 100, 120.5)], [])
-    assert full.refused == "Your limit is 100 GiB of storage, and your home has 120.5 GiB."
+    assert full.refused == "Your limit is 100 GiB of storage, and you have 120.5 GiB."
 
 
 # ---------------------------------------------------------------------------- the page

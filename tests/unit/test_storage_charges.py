@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from dcloud_spawner import accounting, user_homes
+from dcloud_spawner import accounting, deleted_users, user_homes
+from dcloud_spawner.datasets import quota
+from dcloud_spawner.errors import NotAllowed
 from dcloud_spawner.ledger.rates import Resource
 from dcloud_spawner.ledger_verify import verify
+from dcloud_spawner.limits import limits_of
+from dcloud_spawner.roles import RoleLimits
 from dcloud_spawner.storage_charges import charge_storage
-from dcloud_spawner.store import accounts, entries, homes
+from dcloud_spawner.store import accounts, datasets, entries, homes
 from dcloud_spawner.store.entries import Entry
 from hub_services.controller.homes import measure_homes
 from tests.ledger_world import BOSS, GIB, World, world
-from tests.platforms import home
+from tests.platforms import home, submit
 
 pytestmark = pytest.mark.database
 
@@ -129,3 +133,61 @@ def test_homes_whose_long_names_begin_alike_are_all_charged(
     charge_storage(lab.platform)
     days(lab, 1)
     assert [len(charges(lab, user)) for user in ("ann", "bob")] == [1, 1]
+
+
+def stored(lab: World, gib: float, owner: str = "ann", kind: str = datasets.USER) -> None:
+    """An owner's one dataset is so large."""
+    with lab.platform.database.transaction() as connection:
+        found = datasets.of_owner(connection, kind, owner)
+        made = found[0] if found else None
+        if made is None:
+            made = datasets.insert(
+                connection,
+                owner_kind=kind,
+                owner=owner,
+                owner_name="x",
+                name="cars",
+                created_by="ann",
+                at=lab.clock.at,
+            )
+        datasets.change(connection, made.id, stored_bytes=int(gib * GIB))
+
+
+def test_datasets_are_charged_to_their_owner_once_a_day(lab: World) -> None:
+    stored(lab, 2.5)
+    stored(lab, 10, lab.lab, datasets.PROJECT)
+    charge_storage(lab.platform)
+    days(lab, 2)
+    stored(lab, 0)
+    days(lab, 2)
+    assert [row.microcredits for row in charges(lab, "ann")] == [-A_DAY * 5 // 2] * 2
+    with lab.platform.database.reading() as connection:
+        of_lab = entries.page(connection, lab.lab)
+    assert [row.microcredits for row in of_lab] == [-10 * A_DAY] * 4
+
+
+def test_what_a_deleted_user_left_costs_nobody_anything(lab: World) -> None:
+    stored(lab, 2.5)
+    charge_storage(lab.platform)
+    deleted_users.let_go(lab.platform, "ann", BOSS)
+    days(lab, 2)
+    assert charges(lab, "ann") == []
+
+
+def test_homes_and_datasets_count_as_one(lab: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 3)
+    roles = {"standard": RoleLimits(storage_gib=5)}
+    settings = lab.platform.settings.model_copy(update={"roles": roles})
+    monkeypatch.setattr(lab.platform, "settings", settings)
+    with lab.platform.database.reading() as connection:
+        assert quota.stored(connection, settings, "user", "ann").left_bytes == 2 * GIB
+    stored(lab, 3)
+    with lab.platform.database.reading() as connection:
+        limits = limits_of(connection, settings, "ann", lab.clock.at)
+    assert [each.used for each in limits if each.name == "storage_gib"] == [6]
+    with pytest.raises(NotAllowed) as refused:
+        submit(lab.platform, "ann", 0)
+    assert refused.value.message == (
+        "Your limit is 5 GiB of storage, and your home has 3.0 GiB, your datasets 3.0 GiB."
+    )
