@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,11 +15,14 @@ from dcloud_spawner.budget_funds import read_funds
 from dcloud_spawner.engines.base import Health
 from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.errors import DCloudError
+from dcloud_spawner.form.datasets import done_words
 from dcloud_spawner.form.words import left_figure
 from dcloud_spawner.scheduler.order import ordered
 from dcloud_spawner.scheduler.reasons import of_somebody, on_hold
 from dcloud_spawner.scheduler.schedule import as_request
-from dcloud_spawner.store import accounts, leases, nodes, workloads
+from dcloud_spawner.store import accounts, dataset_choices, leases, nodes, workloads
+from dcloud_spawner.store.dataset_choices import Mounted
+from dcloud_spawner.store.dataset_mounts import MountState
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.deployment import Deployment
@@ -60,6 +63,20 @@ class GpuStatus:
 
 
 @dataclass(frozen=True)
+class DatasetStatus:
+    """One dataset of a server: its folder under ~/datasets, and how far its mount is."""
+
+    folder: str
+    dataset: str
+    version: int | None
+    mode: str
+    state: str
+    message: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
 class ServerStatus:
     """One workload that has not ended. ``place`` and ``reasons`` only while it waits; ``blocked``
     is the code of a limit or budget that keeps it from starting, else empty."""
@@ -78,6 +95,7 @@ class ServerStatus:
     since: datetime
     latest_start_at: datetime | None
     blocked: str = ""
+    datasets: Sequence[DatasetStatus] = ()
 
 
 @dataclass(frozen=True)
@@ -127,11 +145,13 @@ def gather(deployment: Deployment) -> Status:
     gpus: Sequence[GpuStatus] = ()
     open_workloads: Sequence[Workload] = ()
     low: Sequence[LowAccount] = ()
+    mounts: Mapping[str, Sequence[Mounted]] = {}
     if database_exists(settings):
         with reading(settings) as connection:
             open_workloads = workloads.open_workloads(connection)
             gpus = _gpus(connection, {each.id: each for each in open_workloads})
             low = _low_accounts(connection, datetime.now(UTC))
+            mounts = dataset_choices.mounted(connection)
     waiting = [each for each in open_workloads if each.state is State.QUEUED]
     in_line = [as_request(each) for each in waiting if not each.blocked]
     order = {each.id: number for number, each in enumerate(ordered(in_line), 1)}
@@ -147,8 +167,10 @@ def gather(deployment: Deployment) -> Status:
         storage=look(settings),
         images=images_in_preparation(settings) if engine_name == "docker" else (),
         gpus=gpus,
-        queue=[_server(each, order.get(each.id)) for each in waiting],
-        servers=[_server(each) for each in open_workloads if each.state is not State.QUEUED],
+        queue=[_server(each, mounts, order.get(each.id)) for each in waiting],
+        servers=[
+            _server(each, mounts) for each in open_workloads if each.state is not State.QUEUED
+        ],
         low_accounts=low,
         at=datetime.now(UTC),
     )
@@ -205,7 +227,9 @@ def _programs(deployment: Deployment) -> Sequence[ProgramStatus]:
     return found
 
 
-def _server(workload: Workload, place: int | None = None) -> ServerStatus:
+def _server(
+    workload: Workload, mounts: Mapping[str, Sequence[Mounted]], place: int | None = None
+) -> ServerStatus:
     since = {
         State.RUNNING: workload.ready_at,
         State.STARTING: workload.starting_at,
@@ -227,6 +251,20 @@ def _server(workload: Workload, place: int | None = None) -> ServerStatus:
         since=since or workload.submitted_at,
         latest_start_at=None if workload.blocked else workload.latest_start_at,
         blocked=workload.blocked if workload.state is State.QUEUED else "",
+        datasets=[_dataset(each) for each in mounts.get(workload.id, ())],
+    )
+
+
+def _dataset(mount: Mounted) -> DatasetStatus:
+    return DatasetStatus(
+        folder=mount.name,
+        dataset=mount.reference,
+        version=mount.version,
+        mode=mount.mode,
+        state=mount.state.value,
+        message=mount.message,
+        done_bytes=mount.done_bytes,
+        total_bytes=mount.total_bytes,
     )
 
 
@@ -271,6 +309,8 @@ def show(console: Console, status: Status) -> None:
     else:
         console.print("Nobody waits.\n")
     console.print(_server_table(status) if status.servers else "No server runs.")
+    for line in _dataset_lines(status):
+        console.print(line, highlight=False)
     if status.low_accounts:
         console.print()
     for low in status.low_accounts:
@@ -336,6 +376,21 @@ def _server_table(status: Status) -> Table:
             f"{each.cpu_millicores / 1000:g}",
         )
     return table
+
+
+def _dataset_lines(status: Status) -> Iterator[str]:
+    """Datasets that are not there yet, or no longer."""
+    for server in (*status.queue, *status.servers):
+        for found in server.datasets:
+            if found.state == MountState.READY.value:
+                continue
+            copied = found.mode == "cached" and found.done_bytes
+            how_far = f", {done_words(found.done_bytes, found.total_bytes)}" if copied else ""
+            said = f". {found.message}" if found.message else ""
+            version = f" v{found.version}" if found.version else ""
+            yield escape(
+                f"dataset {found.dataset}{version} of {server.server}: {found.state}{how_far}{said}"
+            )
 
 
 _NEVER_FOLDED = {"UUID", "place", "#", "memory", "state", "GPUs"}

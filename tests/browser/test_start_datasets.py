@@ -8,6 +8,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.conftest import SignIn
 from tests.browser.staged import StagedHub
 from tests.browser.story import datasets, holding, queued, starting
+from tests.browser.test_pages import findings
 
 pytestmark = pytest.mark.browser
 
@@ -195,3 +196,17 @@ def test_the_list_of_servers_tells_of_a_dataset_that_is_away(
     expect(mine).to_contain_text("street-scenes v7, words v1")
     expect(mine.locator(".dc-note")).to_have_count(1)
     expect(mine.locator(".dc-note")).to_contain_text("The storage does not answer")
+
+
+def test_axe_finds_nothing_on_the_pages_with_datasets(
+    page: Page, hub: StagedHub, user: str
+) -> None:
+    page.goto(f"{hub.url}/hub/spawn")
+    line(page, "ann/satellite-tiles").get_by_role("checkbox").check()
+    assert not findings(page)
+    mounts = [{**datasets(state)[0], "name": f"d-{state}"} for state in ("preparing", "away")]
+    hub.stage(user, event=starting(stage="data", datasets=[*mounts, datasets("failed")[1]]))
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    expect(page.locator("#w-mounts li")).to_have_count(3)
+    assert not findings(page)
