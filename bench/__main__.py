@@ -12,6 +12,8 @@ from pathlib import Path
 from bench import (
     admissions,
     cold_start,
+    dataset_upload,
+    datasets,
     forecast,
     handover,
     openb,
@@ -24,6 +26,8 @@ from bench import (
 BENCHES = {
     "admissions": admissions.measure,
     "cold_start": cold_start.measure,
+    "dataset_upload": dataset_upload.measure,
+    "datasets": datasets.measure,
     "forecast": forecast.measure,
     "handover": handover.measure,
     "openb": openb.measure,

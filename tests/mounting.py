@@ -6,14 +6,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.datasets.wishes import parse_wishes
-from dcloud_spawner.mounts import kernel, mountinfo
-from dcloud_spawner.mounts.keeper import Keeper
+from dcloud_spawner.mounts import mountinfo
+from dcloud_spawner.mounts.keeper import Keeper, release
 from dcloud_spawner.mounts.places import Places
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.storage.access import StorageAccess
@@ -53,8 +54,9 @@ class MountHost:
             datasets.change_version(
                 connection, dataset.latest_version, size_bytes=size, files=len(files)
             )
-        for path, data in files.items():
-            self.platform.storage.put(file_key(dataset.id, dataset.latest_version, path), data)
+        version, put = str(dataset.latest_version), self.platform.storage.put
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda p: put(file_key(dataset.id, version, p), files[p]), files))
         return dataset
 
     def request(self, *wishes: Any, user: str = "bob", **more: Any) -> Workload:
@@ -127,11 +129,4 @@ def mount_host(
             yield host
         finally:
             host.keeper.close()
-            clear(host.places)
-
-
-def clear(places: Places) -> None:
-    """Take away whatever a test left."""
-    own = [m.point for m in mountinfo.read() if m.point.startswith(str(places.root))]
-    for point in reversed(own):
-        kernel.detach(Path(point))
+            release(host.places)

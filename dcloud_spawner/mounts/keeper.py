@@ -15,6 +15,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from dcloud_spawner.errors import ConfigurationError
 from dcloud_spawner.mounts import kernel, mountinfo
@@ -106,6 +107,8 @@ class Keeper:
             if use.workload_state is State.ENDED and _path(use) not in mounts:
                 told[_key(use)] = Told(MountState.GONE)
         self._tell(told, uses)
+        if all(told.get(_key(use), Told(use.mount.state)).state is MountState.GONE for use in uses):
+            release(self._places)
 
     def close(self) -> None:
         """Give up copies that are being made; what is mounted stays, for servers go on."""
@@ -303,6 +306,22 @@ class Keeper:
                         "message": new.message,
                     }
                     events.note(connection, ACTOR, action, use.mount.dataset, at=now, detail=detail)
+
+
+def release(places: Places) -> None:
+    """Take away all that is mounted and the mount that holds it: of a host without servers that
+    have datasets. Streams end by themselves when they are unmounted."""
+    for mount in reversed(mountinfo.read()):
+        if mount.point == str(places.root) or mount.point.startswith(f"{places.root}/"):
+            with contextlib.suppress(OSError):  # with what it lay on
+                kernel.detach(Path(mount.point))
+    for folder in (places.workloads, places.versions):
+        for name in _listed(folder):
+            for inner in _listed(folder / name):
+                _remove_folder(folder / name / inner)
+            _remove_folder(folder / name)
+        _remove_folder(folder)
+    _remove_folder(places.root)
 
 
 class _Probe:

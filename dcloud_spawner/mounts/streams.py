@@ -120,10 +120,11 @@ def command(source: str, point: Path, cache: Path, cache_bytes: int) -> list[str
         "--dir-cache-time=8760h",
         "--attr-timeout=1h",
         # Several connections for one large file, and ahead of who reads it.
-        "--vfs-read-chunk-size=16M",
-        "--vfs-read-chunk-streams=4",
+        "--vfs-read-chunk-size=32M",
+        "--vfs-read-chunk-streams=2",
         "--vfs-read-ahead=64M",
-        "--buffer-size=32M",
+        # What comes is written to the cache at once; a buffer before it would be a third copy.
+        "--buffer-size=0",
         # Below 1 MiB: an answer of exactly that does not fit into a pipe with its header.
         "--max-read-ahead=960k",
         # Storage that is away for a minute is waited for; then reads fail.
