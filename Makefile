@@ -49,7 +49,7 @@ bench: install-dev  ## write bench/results.json
 	@$(BIN)/python -m bench $(ARGS)
 
 soak: install-dev  ## the fault test for DCLOUD_SOAK_MINUTES (60), and a hundred deaths of the controller
-	@DCLOUD_SOAK_MINUTES=$${DCLOUD_SOAK_MINUTES:-60} $(PYTEST) -m soak --timeout=0 tests/faults tests/docker $(ARGS)
+	@DCLOUD_SOAK_MINUTES=$${DCLOUD_SOAK_MINUTES:-60} $(PYTEST) -m soak --timeout=0 tests/faults tests/docker tests/storage $(ARGS)
 
 clean:  ## remove what was installed here; state and homes stay
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,7 +14,7 @@ const rows = new Map(), changedEntries = new Set();
 let transport = null, opening = null, drawing = 0, pausedAll = false, speed = null;
 
 export function size(bytes) {
-  const units = ["B", "KB", "MB", "GB", "TB"];
+  const units = ["B", "kB", "MB", "GB", "TB"];
   let n = bytes, unit = 0;
   while (n >= 1000 && unit < units.length - 1) { n /= 1000; unit += 1; }
   return `${unit && n < 10 ? n.toFixed(1) : Math.round(n)} ${units[unit]}`;
@@ -95,8 +95,10 @@ function drawRow(entry) {
     shown.acts.replaceChildren(...buttonsOf(entry));
     if (focused) shown.acts.querySelector("button")?.focus();
     shown.state = entry.state;
+    // What is under way or went wrong stands first, what is done last.
+    if (!focused && ["sending", "failed"].includes(entry.state)) list.prepend(shown.row);
+    if (["done", "same"].includes(entry.state)) list.append(shown.row);
   }
-  if (entry.state === "failed") list.prepend(shown.row);
 }
 
 function totals() {
@@ -204,7 +206,7 @@ async function showHalf() {
   if (!items.length) return;
   const bytes = items.reduce((sent, item) => sent + item.size_bytes, 0);
   const names = items.slice(0, 3).map((item) => item.path).join(", ");
-  say(half.querySelector("span"), `${count(items.length, "file")} (${size(bytes)}) half-way: ${names}${items.length > 3 ? " …" : ""}. Add the same ${items.length === 1 ? "file" : "files"} again to go on.`);
+  say(half.querySelector("span"), `${count(items.length, "file")} (${size(bytes)}) half-way: ${names}${items.length > 3 ? " and others" : ""}. Add the same ${items.length === 1 ? "file" : "files"} again to go on.`);
   half.querySelector("button").onclick = async () => {
     for (const item of items) await call("DELETE", `datasets/${encodeURIComponent(panel.dataset.dataset)}/uploads/${item.id}`).catch(() => {});
     showHalf();
