@@ -114,13 +114,6 @@ class Settings(BaseSettings):
         description="Where MinIO reaches the web service's /services/dcloud/storage/events to tell "
         "of every request; empty means by loopback, or by public_url when it is not on this host.",
     )
-    storage_credential_seconds: int = Field(
-        900,
-        ge=60,
-        le=900,
-        description="Life of the credentials that a server gets for the storage; a share that was "
-        "taken back ends within it.",
-    )
     storage_port: int = Field(
         8083, ge=1, le=65535, description="Loopback port of the small default storage."
     )

@@ -8,7 +8,7 @@ ends within that time; asking again is how they are renewed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from sqlalchemy import Connection
@@ -21,7 +21,8 @@ from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.storage import keys
 from dcloud_spawner.storage.access import StorageAccess
-from dcloud_spawner.storage.policies import session_policy
+from dcloud_spawner.storage.policies import LONGEST, OwnBucket, session_policy
+from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.storage.sts import TemporaryKeys, assume
 from dcloud_spawner.store import (
     dataset_mounts,
@@ -35,9 +36,6 @@ from dcloud_spawner.store.dataset_mounts import MountState
 from dcloud_spawner.store.datasets import VersionState
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.storage_credentials import Credential
-
-LONGEST_POLICY = 2048
-"""Characters that STS takes, on MinIO as on Amazon's."""
 
 REMEMBERED_DAYS = 30
 """For so long an access key in the storage's own log is known to be somebody's."""
@@ -55,6 +53,8 @@ class Place:
     reference: str
     version: int | None
     prefix: str
+    manifest: str
+    """Key of its list of files: path, size and SHA-256 of each, one JSON object a line."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,20 @@ class Reach:
 
     workload: str
     places: tuple[Place, ...]
-    personal: str
-    """Prefix of the user's own space; "" while they have none."""
+    own_bucket: str
+    """The user's own space; "" while they have none."""
     room: bool
     """Whether more may be written there: the user's limit for storage is not reached."""
 
-    def policy(self, bucket: str) -> str:
+    def policy(self, bucket: str, *, lists: bool) -> str:
         """As STS wants it."""
-        own = [self.personal] if self.personal else []
-        read = [place.prefix for place in self.places]
         return session_policy(
-            bucket, read=[*read, *([] if self.room else own)], write=own if self.room else []
+            bucket,
+            read=[place.prefix for place in self.places],
+            write=(),
+            objects=[place.manifest for place in self.places],
+            lists=lists,
+            own=OwnBucket(self.own_bucket, self.room) if self.own_bucket else None,
         )
 
 
@@ -85,26 +88,31 @@ class Issued:
     reach: Reach
     left_out: tuple[str, ...]
     """Datasets of the server for which one policy had no room; they can be asked for by name."""
+    lists: bool
+    """Whether datasets may be listed by S3."""
 
 
 def issue(
     platform: Platform,
-    access: StorageAccess,
     asking: Asker,
     server: str,
     *,
     only: Sequence[str] = (),
-    seconds: int,
 ) -> Issued:
     """Keys for a server that runs. Blocks, and calls the storage between its transactions.
 
     ``only``: folder names under ~/datasets, where not all are wanted. Raises Conflict
     ``no_server``, StorageAway, StorageRefused.
     """
+    can = platform.storage_capabilities.get()
+    can.need_sts()
+    access = platform.storage.access
     with platform.database.reading() as connection:
         reach = reach_of(connection, platform.settings, asking.known(connection), server, only)
-    granted = fitting(reach, access.bucket)
-    made = assume(access, granted.policy(access.bucket), seconds)
+    if reach.own_bucket:
+        _have_bucket(access, reach.own_bucket)
+    granted = fitting(reach, access.bucket, lists=can.lists)
+    made = assume(access, granted.policy(access.bucket, lists=can.lists))
     now = utc_now()
     with platform.database.transaction() as connection:
         # What was taken back meanwhile is not handed out; the keys themselves nobody has seen.
@@ -118,7 +126,7 @@ def issue(
         _remember(connection, asking, granted, made)
         storage_credentials.forget(connection, now - timedelta(days=REMEMBERED_DAYS))
     left_out = tuple(place.name for place in reach.places[len(granted.places) :])
-    return Issued(made, granted, left_out)
+    return Issued(made, granted, left_out, can.lists)
 
 
 def _remember(connection: Connection, asking: Asker, granted: Reach, made: TemporaryKeys) -> None:
@@ -131,7 +139,7 @@ def _remember(connection: Connection, asking: Asker, granted: Reach, made: Tempo
     detail: dict[str, object] = {
         "workload": granted.workload,
         "datasets": [place.reference for place in granted.places],
-        "personal": bool(granted.personal),
+        "own_bucket": granted.own_bucket,
         "until": made.expires_at.isoformat(timespec="seconds"),
     }
     events.note(
@@ -167,9 +175,9 @@ def reach_of(
             hint="The names are those of the folders under ~/datasets.",
             field="datasets",
         )
-    personal = personal_prefix(connection, asking.user)
+    own = own_bucket(connection, settings, asking.user)
     left = quota.stored(connection, settings, datasets.USER, asking.user).left_bytes
-    return Reach(found.id, tuple(places), personal, left is None or left > 0)
+    return Reach(found.id, tuple(places), own, left is None or left > 0)
 
 
 def _place(
@@ -186,24 +194,37 @@ def _place(
         return None
     if right_of(connection, asking, dataset) is None:
         return None
-    prefix = keys.version_prefix(dataset.id, version.id)
-    return Place(mount.name, dataset.id, dataset.reference, version.number, prefix)
+    return Place(
+        mount.name,
+        dataset.id,
+        dataset.reference,
+        version.number,
+        keys.version_prefix(dataset.id, version.id),
+        keys.manifest_key(dataset.id, version.id),
+    )
 
 
-def personal_prefix(connection: Connection, user: str) -> str:
+def own_bucket(connection: Connection, settings: Settings, user: str) -> str:
     """Where somebody's own space is: it goes with the home, so that a new user of an old name
     gets nothing of the one before. "" without a home, or with one that is closed."""
     home = homes.of_user(connection, user)
     if home is None or home.user_deleted_at is not None:
         return ""
-    return keys.person_prefix(home.volume)
+    return keys.own_bucket(settings.storage_bucket, home.volume)
 
 
-def fitting(reach: Reach, bucket: str) -> Reach:
+def _have_bucket(access: StorageAccess, name: str) -> None:
+    store = ObjectStore(replace(access, bucket=name))
+    try:
+        store.ensure_bucket()
+    finally:
+        store.close()
+
+
+def fitting(reach: Reach, bucket: str, *, lists: bool) -> Reach:
     """As many of the datasets as one policy can name, in their order."""
-    places = reach.places
-    while True:
-        tried = Reach(reach.workload, places, reach.personal, reach.room)
-        if len(tried.policy(bucket)) <= LONGEST_POLICY or not places:
+    for count in range(len(reach.places), -1, -1):
+        tried = replace(reach, places=reach.places[:count])
+        if len(tried.policy(bucket, lists=lists)) <= LONGEST:
             return tried
-        places = places[:-1]
+    return replace(reach, places=())

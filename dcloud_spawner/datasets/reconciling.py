@@ -54,7 +54,7 @@ class Reconciler:
 
     def lines(self, found: Iterable[Access]) -> list[Line]:
         """The lines of a delivery: one for each who, what and object."""
-        ours = [access for access in found if access.bucket == self.bucket]
+        ours = [access for access in found if self._ours(access.bucket)]
         given = storage_credentials.by_key(
             self.connection, sorted({access.access_key for access in ours if access.access_key})
         )
@@ -70,8 +70,25 @@ class Reconciler:
             total.last = access.at
         return [_summed(total) for total in sums.values()]
 
+    def _ours(self, bucket: str) -> bool:
+        return bucket == self.bucket or bucket in self._own_buckets()
+
+    def _place(self, access: Access) -> Place | None:
+        if access.bucket == self.bucket:
+            return keys.place_of(access.key)
+        return Place("person", self._own_buckets()[access.bucket], path=access.key)
+
+    def _own_buckets(self) -> Mapping[str, str]:
+        """Users by the bucket of their own space."""
+        if self._homes is None:
+            self._homes = {
+                keys.own_bucket(self.bucket, row.volume): row.user
+                for row in homes.all_homes(self.connection)
+            }
+        return self._homes
+
     def _line(self, access: Access, given: Credential | None) -> Line | None:
-        place = keys.place_of(access.key)
+        place = self._place(access)
         if given is not None:
             return self._of_somebody(access, given, place)
         by_platform = self.platform_key in (access.access_key, access.parent)
@@ -109,8 +126,6 @@ class Reconciler:
     def _target(self, access: Access, place: Place | None) -> str:
         if place is None:
             return access.key or access.bucket
-        if place.kind == "person":
-            return self._user_of(place.owner)
         return place.owner
 
     def _expected(self, access: Access, place: Place | None) -> bool:
@@ -118,11 +133,11 @@ class Reconciler:
         if access.act == "read":
             return True
         if access.act == "settings":
-            return access.name in OWN_SETTINGS
+            return access.name in OWN_SETTINGS or not access.bucket
         if place is None:
             return False
         if place.kind == "person":
-            return access.act == "delete" and self._user_of(place.owner) == place.owner
+            return access.act == "delete"  # a home that is purged
         dataset = self._dataset(place.owner)
         version = self._version(place.version)
         if dataset is None or version is None or dataset.deleted_at is not None:
@@ -145,11 +160,6 @@ class Reconciler:
         if identifier not in self._datasets:
             self._datasets[identifier] = datasets.find(self.connection, identifier)
         return self._datasets[identifier]
-
-    def _user_of(self, home: str) -> str:
-        if self._homes is None:
-            self._homes = {row.volume: row.user for row in homes.all_homes(self.connection)}
-        return self._homes.get(home, home)
 
 
 def note_accesses(

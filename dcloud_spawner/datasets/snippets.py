@@ -19,40 +19,42 @@ class Snippet:
 
 
 def snippets(bucket: str, dataset: str, version: str) -> tuple[Snippet, ...]:
-    """For a version by its ids. What it prints first is its list of files."""
+    """For a version by its ids. Its files are listed by its manifest, which every storage gives;
+    ``PATH`` stands for one of them."""
     prefix = keys.version_prefix(dataset, version)
+    manifest = keys.manifest_key(dataset, version)
     address = f"s3://{bucket}/{prefix}"
     return (
         Snippet(
             "boto3",
             "python",
-            "import boto3\n\n"
+            "import json\n\nimport boto3\n\n"
             's3 = boto3.client("s3")\n'
             f'bucket, prefix = "{bucket}", "{prefix}"\n'
-            "for page in s3.get_paginator("
-            '"list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):\n'
-            '    for item in page.get("Contents", []):\n'
-            '        print(item["Key"].removeprefix(prefix), item["Size"])',
+            f'manifest = s3.get_object(Bucket=bucket, Key="{manifest}")["Body"]\n'
+            "for line in manifest.iter_lines():\n"
+            "    file = json.loads(line)\n"
+            '    print(file["path"], file["size"])\n'
+            's3.download_file(bucket, prefix + file["path"], "copy")',
         ),
         Snippet(
             "aws",
             "bash",
-            f'aws s3 ls --recursive "{address}"\naws s3 cp --recursive "{address}" ./data/',
+            f'aws s3 cp "s3://{bucket}/{manifest}" -\naws s3 cp "{address}PATH" .',
         ),
         Snippet(
             "s3fs",
             "python",
-            "import s3fs\n\n"
-            "files = s3fs.S3FileSystem()\n"
-            f'print(files.find("{address}"))\n'
-            f'# pandas reads there too: pandas.read_csv("{address}FILE.csv")',
+            "import pandas\nimport s3fs\n\n"
+            f'table = pandas.read_csv("{address}PATH")\n'
+            f'with s3fs.S3FileSystem().open("{address}PATH") as file:\n'
+            "    head = file.read(100)",
         ),
         Snippet(
             "minio-py",
             "python",
             "import dcloud_storage\n\n"
             "client = dcloud_storage.minio()\n"
-            f'for item in client.list_objects("{bucket}", prefix="{prefix}", recursive=True):\n'
-            "    print(item.object_name, item.size)",
+            f'client.fget_object("{bucket}", "{prefix}PATH", "copy")',
         ),
     )

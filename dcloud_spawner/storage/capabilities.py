@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from dcloud_spawner.storage.errors import StorageCannot, StorageRefused
+from dcloud_spawner.storage.list_probe import lists_are_confined
 from dcloud_spawner.storage.policies import session_policy
 from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.storage.sts import assume
@@ -20,6 +21,9 @@ class Capabilities:
 
     sts: bool = False
     """Short-lived keys for users, limited to what they may read."""
+    lists: bool = False
+    """Such keys may list what they may read; where a list cannot be kept to its prefix, they may
+    not."""
     events: bool = False
     """The storage tells of every access, also of those that did not go through us."""
 
@@ -31,6 +35,11 @@ class Capabilities:
             said.append(
                 "This storage has no short-lived keys: datasets are mounted, downloaded and "
                 "uploaded, but not read by S3 from a notebook, and there is no personal space."
+            )
+        if self.sts and not self.lists:
+            said.append(
+                "This storage would show the names of all files to whoever may list some, so "
+                "lists by S3 are closed: files are opened by name, and the manifest has the names."
             )
         if not self.events:
             said.append(
@@ -65,7 +74,9 @@ class CapabilityBook:
         with self._lock:
             if self._known and time.monotonic() - self._known[0] < REMEMBERED_SECONDS:
                 return self._known[1]
-            found = Capabilities(sts=self._has_sts(), events=self._store.tells_events())
+            sts = self._has_sts()
+            lists = sts and lists_are_confined(self._store.access)
+            found = Capabilities(sts=sts, lists=lists, events=self._store.tells_events())
             self._known = time.monotonic(), found
             return found
 

@@ -9,6 +9,7 @@ Every prefix ends in ``/``, so that no policy for one reaches its longer-named n
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -49,6 +50,14 @@ def manifest_key(dataset: str, version: str) -> str:
 def person_prefix(home: str) -> str:
     """The personal space that belongs to a home folder's id."""
     return f"{PEOPLE}{_checked(home)}/"
+
+
+def own_bucket(bucket: str, home: str) -> str:
+    """The bucket that is the personal space of a home's user. A bucket and no prefix: MinIO does
+    not keep a list to the prefix that a policy names (``list_probe``), and people list their own.
+    """
+    digest = hashlib.sha256(f"{bucket}/{_checked(home)}".encode()).hexdigest()
+    return f"{bucket[:30].rstrip('-')}-own-{digest[:24]}"
 
 
 @dataclass(frozen=True)

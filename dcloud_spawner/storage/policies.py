@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 LONGEST = 2048
 """Characters of a session policy."""
@@ -21,6 +22,14 @@ _WRITE = [
     "s3:ListMultipartUploadParts",
     "s3:PutObject",
 ]
+
+
+@dataclass(frozen=True)
+class OwnBucket:
+    """A bucket that is one person's alone: to list, read, delete, and write while there is room."""
+
+    name: str
+    writable: bool = True
 
 
 def fitting_policy(
@@ -36,14 +45,23 @@ def fitting_policy(
 
 
 def session_policy(
-    bucket: str, *, read: Sequence[str], write: Sequence[str], put: Sequence[str] = ()
+    bucket: str,
+    *,
+    read: Sequence[str],
+    write: Sequence[str],
+    put: Sequence[str] = (),
+    objects: Sequence[str] = (),
+    lists: bool = True,
+    own: OwnBucket | None = None,
 ) -> str:
     """Read under some prefixes of a bucket, read and write under others, ``put`` without reading
-    under a third kind, and nothing else.
+    under a third kind, and nothing else. ``objects`` are read by their whole keys.
 
     Prefixes end in ``/`` and hold no wildcard (ValueError): they come from :mod:`keys`.
+    ``lists``: whether the prefixes may be listed; only where the storage keeps such a list to
+    its prefix (``capabilities``). A bucket of one's own is listed anyway.
     """
-    for prefix in (*read, *write, *put):
+    for prefix in (*read, *write, *put, *(f"{key}/" for key in objects)):
         if not _PLAIN.fullmatch(prefix):
             raise ValueError(f"{prefix!r} is no prefix of ours")
     readable = sorted({*read, *write})
@@ -51,15 +69,20 @@ def session_policy(
         # Who holds a key must not make another, longer-lived one of it.
         {"Effect": "Deny", "Action": ["admin:*"]},
     ]
-    if readable:
-        statements += [
-            _allow(["s3:ListBucket"], [_arn(bucket)], prefixes=readable),
-            _allow(["s3:GetObject"], [_arn(bucket, prefix) for prefix in readable]),
-        ]
+    if readable and lists:
+        statements.append(_allow(["s3:ListBucket"], [_arn(bucket)], prefixes=readable))
+    if readable or objects:
+        whole = [f"{_arn(bucket)}/{key}" for key in objects]
+        given = [_arn(bucket, prefix) for prefix in readable]
+        statements.append(_allow(["s3:GetObject"], [*given, *whole]))
     if write:
         statements.append(_allow(_WRITE, [_arn(bucket, prefix) for prefix in sorted({*write})]))
     if put:
         statements.append(_allow(["s3:PutObject"], [_arn(bucket, prefix) for prefix in put]))
+    if own is not None:
+        acts = [act for act in _WRITE if own.writable or act != "s3:PutObject"]
+        resources = [_arn(own.name), f"{_arn(own.name)}/*"]
+        statements.append(_allow(["s3:ListBucket", "s3:GetObject", *acts], resources))
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
 
 

@@ -4,15 +4,21 @@ servers have datasets."""
 from __future__ import annotations
 
 import hashlib
+import http.client
+import json
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult
 
 import httpx
 from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.signer import sign_v4_s3
 
 from dcloud_spawner.datasets import catalog
 from dcloud_spawner.datasets.catalog import Description
@@ -90,6 +96,8 @@ class StorageStage(WebStage):
         assert draft is not None
         for path, content in files.items():
             self.platform.storage.put(keys.file_key(made.id, draft.id, path), content)
+        lines = [json.dumps({"path": path, "size": len(files[path])}) for path in sorted(files)]
+        self.platform.storage.put(keys.manifest_key(made.id, draft.id), "\n".join(lines).encode())
         new = [
             NewFile(path, len(content), sha256=hashlib.sha256(content).hexdigest())
             for path, content in files.items()
@@ -109,12 +117,12 @@ class StorageStage(WebStage):
         return Held(made, version)
 
     def home(self, user: str) -> str:
-        """Somebody's home, claimed; returns the prefix of their own space."""
+        """Somebody's home, claimed; returns the bucket of their own space."""
         platforms.home(self.platform, user)
         with self.platform.database.reading() as connection:
             found = homes.of_user(connection, user)
         assert found is not None
-        return keys.person_prefix(found.volume)
+        return keys.own_bucket(self.bucket, found.volume)
 
     def run(self, user: str, *held: Held, server: str = "") -> Workload:
         """A server of somebody with datasets, as the store knows it."""
@@ -180,3 +188,53 @@ class StorageStage(WebStage):
             secure=False,
             region=given["region"],
         )
+
+
+def raw(
+    server: StorageServer,
+    given: Mapping[str, Any],
+    method: str,
+    path: str,
+    query: str = "",
+    *,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    to: str = "",
+) -> tuple[int, bytes]:
+    """A signed request with the path exactly as it is written here, which clients would mend or
+    refuse. ``to``: another host and port. Returns status and body."""
+    host = server.url.removeprefix("http://")
+    digest = hashlib.sha256(body).hexdigest()
+    now = datetime.now(UTC)
+    sent = {
+        "Host": host,
+        "x-amz-content-sha256": digest,
+        "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
+        **({"x-amz-security-token": given["session_token"]} if given.get("session_token") else {}),
+        **(headers or {}),
+    }
+    signed = sign_v4_s3(
+        method=method,
+        url=SplitResult("http", host, path, query, ""),
+        region="us-east-1",
+        headers=dict(sent),
+        credentials=Credentials(given["access_key"], given["secret_key"]),
+        content_sha256=digest,
+        date=now,
+    )
+    connection = http.client.HTTPConnection(to or host, timeout=20)
+    try:
+        connection.putrequest(
+            method,
+            f"{path}?{query}" if query else path,
+            skip_host=True,
+            skip_accept_encoding=True,
+        )
+        for name, value in signed.items():
+            connection.putheader(name, str(value))
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()

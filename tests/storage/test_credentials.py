@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -47,27 +49,23 @@ def scenes(module_stage: StorageStage) -> Held:
 def test_a_server_reads_its_datasets_and_keeps_things_in_its_users_own_space(
     stage: StorageStage, scenes: Held
 ) -> None:
-    personal = stage.home("bob")
+    own = stage.home("bob")
     workload = stage.run("bob", scenes)
     given = stage.credentials(stage.server_token("bob"))
-    assert given["datasets"] == [
-        {"name": "scenes", "dataset": "ann/scenes", "version": 1, "prefix": scenes.prefix}
-    ]
-    assert (given["personal"], given["workload"]) == (personal, workload.id)
+    (place,) = given["datasets"]
+    assert (place["name"], place["dataset"], place["version"]) == ("scenes", "ann/scenes", 1)
+    assert (given["own_bucket"], given["workload"]) == (own, workload.id)
     s3 = stage.s3(given)
     with s3.get_object(stage.bucket, f"{scenes.prefix}a.csv") as answer:
         assert answer.read() == b"x,y\n1,2\n"
-    found = s3.list_objects(stage.bucket, prefix=scenes.prefix, recursive=True)
-    assert {item.object_name for item in found} == {
-        f"{scenes.prefix}a.csv",
-        f"{scenes.prefix}deep/b.txt",
-    }
-    import io
-
-    s3.put_object(stage.bucket, f"{personal}notes/n.txt", io.BytesIO(b"mine"), 4)
-    with s3.get_object(stage.bucket, f"{personal}notes/n.txt") as answer:
+    with s3.get_object(stage.bucket, place["manifest"]) as answer:
+        found = [json.loads(line)["path"] for line in answer.read().splitlines()]
+    assert found == ["a.csv", "deep/b.txt"]
+    s3.put_object(own, "notes/n.txt", io.BytesIO(b"mine"), 4)
+    with s3.get_object(own, "notes/n.txt") as answer:
         assert answer.read() == b"mine"
-    s3.remove_object(stage.bucket, f"{personal}notes/n.txt")
+    assert [item.object_name for item in s3.list_objects(own)] == ["notes/"]
+    s3.remove_object(own, "notes/n.txt")
     with stage.platform.database.reading() as connection:
         known = storage_credentials.by_key(connection, [given["access_key"]])
         lines = events.read(connection, target=given["access_key"])

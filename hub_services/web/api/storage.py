@@ -12,6 +12,7 @@ from dcloud_spawner.datasets.credentials import Issued
 from dcloud_spawner.datasets.rights import Right, find
 from dcloud_spawner.errors import NotAllowed, Unavailable
 from dcloud_spawner.storage.errors import StorageRefused
+from dcloud_spawner.storage.sts import LIFE_SECONDS
 from dcloud_spawner.store import dataset_log
 from dcloud_spawner.store.events import Event
 from hub_services.web.api.access import read
@@ -39,6 +40,8 @@ class PlaceView(View):
     dataset: str
     version: int | None
     prefix: str
+    manifest: str
+    """Key of its list of files: one JSON object (path, size, sha256) a line."""
 
 
 class CredentialsView(View):
@@ -56,9 +59,11 @@ class CredentialsView(View):
     workload: str
     datasets: tuple[PlaceView, ...]
     """Read only."""
-    personal: str
-    """Prefix of one's own space, "" without one."""
-    personal_writable: bool
+    own_bucket: str
+    """One's own space, to read and write; "" without one."""
+    own_writable: bool
+    lists: bool
+    """Whether datasets may be listed by S3; one's own space always may."""
     left_out: tuple[str, ...]
     """Datasets for which the policy had no room: ask for them by name."""
 
@@ -71,17 +76,14 @@ async def create_credentials(call: Call[Nothing, CredentialsBody]) -> Credential
     if viewer.server is not None and call.body.server not in (None, viewer.server):
         raise NotAllowed("This token is that of another server.", hint="Leave server out.")
     server = viewer.server if viewer.server is not None else call.body.server or ""
-    asker, seconds = asker_of(call), platform.settings.storage_credential_seconds
+    asker, seconds = asker_of(call), LIFE_SECONDS
 
     def issue() -> Issued:
-        platform.storage_capabilities.get().need_sts()
         return credentials.issue(
             platform,
-            platform.storage.access,
             asker,
             server,
             only=call.body.datasets,
-            seconds=seconds,
         )
 
     try:
@@ -114,11 +116,13 @@ def _view(call: Call[Nothing, CredentialsBody], issued: Issued, seconds: int) ->
                 dataset=place.reference,
                 version=place.version,
                 prefix=place.prefix,
+                manifest=place.manifest,
             )
             for place in places
         ),
-        personal=issued.reach.personal,
-        personal_writable=issued.reach.room,
+        own_bucket=issued.reach.own_bucket,
+        own_writable=issued.reach.room,
+        lists=issued.lists,
         left_out=issued.left_out,
     )
 

@@ -10,9 +10,10 @@ writes their configuration when it starts. minio-py has no such thing, so here i
 What the credentials reach is what this server has under ``~/datasets``, to read, and one's own
 space, to read and write::
 
-    dcloud_storage.places()   # {"street-scenes": "s3://dcloud/datasets/…/", "": "s3://dcloud/people/…/"}
+    dcloud_storage.places()  # {"street-scenes": "s3://dcloud/datasets/…/", "": "s3://…-own-…/"}
+    dcloud_storage.files("street-scenes")  # path, size and SHA-256 of each file
 
-Only the standard library is needed; minio-py only for ``minio()``.
+Only the standard library is needed; minio-py for ``minio()`` and ``files()``.
 """
 
 from __future__ import annotations
@@ -60,9 +61,25 @@ def places() -> dict[str, str]:
     found = credentials()
     bucket = found["bucket"]
     known = {item["name"]: f"s3://{bucket}/{item['prefix']}" for item in found["datasets"]}
-    if found.get("personal"):
-        known[""] = f"s3://{bucket}/{found['personal']}"
+    if found.get("own_bucket"):
+        known[""] = f"s3://{found['own_bucket']}/"
     return known
+
+
+def files(name: str) -> list[dict[str, Any]]:
+    """The files of a dataset by its folder name: ``path``, ``size`` and ``sha256`` of each, as its
+    manifest has them. Some storages cannot keep a list to what may be seen, so S3 lists of
+    datasets are not for everybody to make; this is."""
+    found = credentials()
+    for item in found["datasets"]:
+        if item["name"] == name:
+            answer = minio().get_object(found["bucket"], item["manifest"])
+            try:
+                return [json.loads(line) for line in answer.read().splitlines()]
+            finally:
+                answer.close()
+                answer.release_conn()
+    raise StorageError(f"This server has no dataset {name!r} that you may read.")
 
 
 def minio(**more: Any) -> Any:
