@@ -27,8 +27,7 @@ TAGS = {
 }
 ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}}
 SCHEMES = {"http", "https", "mailto"}
-
-_HEADINGS = {f"h{level}": f"h{min(6, level + 2)}" for level in range(1, 7)}
+FIRST_HEADING = 3
 """The page has its own first two levels."""
 
 
@@ -55,8 +54,7 @@ def rendered(text: str) -> str:
     """Safe HTML of a description."""
     made = _renderer()
     tokens = made.parse(text[:LONGEST])
-    for token in tokens:
-        token.tag = _HEADINGS.get(token.tag, token.tag)
+    _set_headings(tokens)
     return nh3.clean(
         made.renderer.render(tokens, made.options, {}),
         tags=TAGS,
@@ -65,6 +63,17 @@ def rendered(text: str) -> str:
         link_rel="nofollow noopener noreferrer ugc",
         strip_comments=True,
     )
+
+
+def _set_headings(tokens: Sequence[Token]) -> None:
+    """Levels that follow on those of the page and leave none out, whatever the writer began with."""
+    outline: list[int] = []
+    for token in tokens:
+        if token.type == "heading_open":
+            level = int(token.tag[1:])
+            outline = [above for above in outline if above < level] + [level]
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, FIRST_HEADING + len(outline) - 1)}"
 
 
 def first_words(text: str, most: int = 160) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -218,6 +219,17 @@ def test_markdown_is_rendered_with_tables_lists_and_links_that_vouch_for_nothing
     made = rendered("# Title\n\n- a\n- b\n\n|x|y|\n|-|-|\n|1|2|\n\n[l](https://a.example)")
     assert "<h3>Title</h3>" in made and "<li>a</li>" in made and "<td>2</td>" in made
     assert "nofollow" in made and "noopener" in made
+
+
+def test_headings_follow_on_those_of_the_page_and_leave_no_level_out() -> None:
+    made = rendered("## A\n\n#### B\n\n## C\n\n# D\n\n### E")
+    assert re.findall(r"<(h\d)>(\w)</\1>", made) == [
+        ("h3", "A"),
+        ("h4", "B"),
+        ("h3", "C"),
+        ("h3", "D"),
+        ("h4", "E"),
+    ]
 
 
 def test_a_list_shows_the_first_words_of_a_description() -> None:

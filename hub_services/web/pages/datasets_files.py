@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from dcloud_spawner.datasets.paths import clean_folder, clean_path, folders_of, parse_version
 from dcloud_spawner.datasets.rights import Right, find, right_of
 from dcloud_spawner.datasets.versions import version_of
-from dcloud_spawner.errors import NotFound, Unavailable
+from dcloud_spawner.errors import NotFound
 from dcloud_spawner.storage import keys
 from dcloud_spawner.storage.errors import ObjectMissing, StorageRefused
 from dcloud_spawner.store import dataset_files, datasets
@@ -20,6 +20,7 @@ from dcloud_spawner.store.dataset_files import File, Folder
 from dcloud_spawner.store.datasets import Dataset, Version
 from hub_services.preview import preview as previews
 from hub_services.preview.model import Preview, Read
+from hub_services.web.pages.datasets_sending import lost
 from hub_services.web.pages.datasets_words import asking, link
 from hub_services.web.pages.views import Call
 
@@ -226,15 +227,6 @@ def reader(call: Call, dataset: str, version: str, path: str) -> Read:
             raise lost() from error
 
     return read
-
-
-def lost() -> Unavailable:
-    """A file that is in a version and not in the storage."""
-    return Unavailable(
-        "The storage does not have this file, although it should.",
-        hint="Tell an administrator: the log of the service says which object it is.",
-        code="file_lost",
-    )
 
 
 def read_file(call: Call) -> Look:

@@ -15,8 +15,6 @@ from dcloud_spawner.datasets.rights import find
 from dcloud_spawner.errors import Conflict, NotFound
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.storage import keys
-from dcloud_spawner.storage.errors import ObjectMissing, StorageRefused
-from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store import dataset_files, events
 from dcloud_spawner.store.dataset_files import File
 from hub_services.preview import picture as pictures
@@ -27,11 +25,11 @@ from hub_services.web.pages.datasets_files import (
     Chosen,
     choose,
     file_of,
-    lost,
     read_file,
     reader,
 )
 from hub_services.web.pages.datasets_page import read_dataset, read_new, read_work
+from hub_services.web.pages.datasets_sending import opened, stored
 from hub_services.web.pages.datasets_words import asking, link
 from hub_services.web.pages.views import DataHandler, DataPage, ShowData
 
@@ -41,7 +39,6 @@ LONGEST_ARGUMENT = 4096
 """Of a path; ``clean_path`` says how long it may really be."""
 MOST_IN_ZIP = 50_000
 """Files: their list is kept in memory, and stands at the end of the zip."""
-BLOCK_BYTES = 512 * 1024
 
 ONE = "datasets/([^/]+)/([^/]+)"
 
@@ -142,7 +139,7 @@ class Download(Sent):
                 chosen, version, file = file_of(connection, call)
             key = keys.file_key(chosen.dataset.id, version.id, file.path)
             # Asked for before it is written down: what cannot be read is no download.
-            body = _opened(stored(platform.storage, key)) if file.size_bytes else iter(())
+            body = opened(stored(platform.storage, key, file.size_bytes))
             detail: dict[str, object] = {"path": file.path, "bytes": file.size_bytes}
             self.note(chosen, "dataset.download", detail)
             return file, body
@@ -150,27 +147,6 @@ class Download(Sent):
         file, body = await platform.in_storage_thread(begin)
         self.attach(file.name, file.size_bytes)
         await self.send(body)
-
-
-def stored(storage: ObjectStore, key: str) -> Iterator[bytes]:
-    """An object's bytes, from when the first is asked for. Raises StorageAway, and Unavailable
-    for what should be there and is not."""
-    try:
-        yield from storage.stream(key, chunk_bytes=BLOCK_BYTES)
-    except (ObjectMissing, StorageRefused) as error:
-        log.error("The storage does not give %s: %s", key, error)
-        raise lost() from error
-
-
-def _opened(parts: Iterator[bytes]) -> Iterator[bytes]:
-    """The same, with the first part read already."""
-    first = next(parts, b"")
-
-    def all_parts() -> Iterator[bytes]:
-        yield first
-        yield from parts
-
-    return all_parts()
 
 
 class FolderAsZip(Sent):
@@ -217,7 +193,7 @@ class FolderAsZip(Sent):
         for file in found:
             key = keys.file_key(chosen.dataset.id, version, file.path)
             inside = file.path.removeprefix(f"{folder}/") if folder else file.path
-            body = stored(storage, key) if file.size_bytes else iter(())
+            body = stored(storage, key, file.size_bytes, patient=True)
             made.add(body, f"{top}/{inside}", size=file.size_bytes)
         made.comment = f"{chosen.dataset.reference} {chosen.words}"
         return made
@@ -242,7 +218,7 @@ class ShowPicture(Sent):
             if found.kind is not Kind.PICTURE or found.picture is None:
                 raise NotFound("It is no picture.")
             key = keys.file_key(chosen.dataset.id, version.id, file.path)
-            body = stored(platform.storage, key)
+            body = opened(stored(platform.storage, key, file.size_bytes))
             return found.picture.media_type, file, body
 
         media_type, file, body = await platform.in_storage_thread(look)
@@ -266,9 +242,9 @@ class Manifest(Sent):
             if chosen.version is None or chosen.version.number is None:
                 raise NotFound(f"{chosen.words.capitalize()} has no manifest.", field="version")
             key = keys.manifest_key(chosen.dataset.id, chosen.version.id)
-            return f"{chosen.dataset.name}-{chosen.said}.manifest.json", b"".join(
-                stored(platform.storage, key)
-            )
+            size = platform.storage.stat(key).size_bytes
+            name = f"{chosen.dataset.name}-{chosen.said}.manifest.json"
+            return name, b"".join(stored(platform.storage, key, size))
 
         name, body = await platform.in_storage_thread(begin)
         self.attach(name, len(body), "application/json")
