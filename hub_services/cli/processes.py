@@ -86,7 +86,8 @@ def _images(deployment: Deployment) -> list[str]:
 def _storage(deployment: Deployment) -> list[str]:
     settings = deployment.settings
     folder = default_folder(settings)
-    (folder / settings.storage_bucket).mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in (folder, folder / settings.storage_bucket):
+        each.mkdir(mode=0o700, exist_ok=True)
     return default.command(folder, settings.storage_port)
 
 

@@ -17,6 +17,9 @@ import httpx
 import psutil
 import pytest
 
+from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage.keys import file_key
+from dcloud_spawner.storage.store import ObjectStore
 from tests.conftest import fresh_database
 from tests.services import free_port
 
@@ -244,10 +247,33 @@ def test_the_web_service_is_there_and_asks_who_it_is(shell: Shell) -> None:
     assert refused.json()["error"]["code"] == "not_signed_in"
 
 
+@pytest.mark.sqlite_suffices
+def test_a_part_goes_in_by_the_hubs_address_and_no_object_comes_out(shell: Shell) -> None:
+    settings = Settings(
+        state=shell.state, storage_port=int(shell.environment["DCLOUD_STORAGE_PORT"])
+    )
+    store = ObjectStore.of(settings)
+    key = file_key("up", "down", "page.html")
+    upload = store.create_upload(key)
+    url = store.presign_part(key, upload, 1, 14, origin=shell.url)
+    answer = httpx.put(url, content=b"<script></html", trust_env=False)
+    assert answer.status_code == 200, answer.text
+    store.complete_upload(key, upload, store.list_parts(key, upload))
+    assert store.read(key) == b"<script></html"
+    download = store.presign_get(key).replace(store.access.url, shell.url)
+    answer = httpx.get(download, trust_env=False)
+    assert answer.status_code == 403 and "script" not in answer.text
+    folder = shell.state / "storage"
+    assert folder.stat().st_mode & 0o077 == 0
+    (kept,) = folder.rglob("page.html")
+    assert kept.stat().st_mode & 0o077 == 0
+    store.remove(key)
+
+
 def test_up_again_changes_nothing_and_says_so(shell: Shell) -> None:
     before = {
         name: shell.pid(name)
-        for name in ("supervisord", "proxy", "hub", "controller", "web", "data")
+        for name in ("supervisord", "storage", "gate", "proxy", "hub", "controller", "web", "data")
     }
     assert "already running" in shell.dcloud("up")
     assert before == {name: shell.pid(name) for name in before}
