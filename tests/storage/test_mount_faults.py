@@ -245,13 +245,14 @@ def test_the_process_data_is_killed_while_it_copies_and_while_all_is_mounted(
             assert (folder / name).read_bytes() == data
         host.end(workload)
         with process_data(host):
-            until(lambda: host.mounted() == [] and not streams_of(host), 60)
-        assert host.rows(workload)["large"].state is MountState.GONE
+            until(lambda: host.rows(workload)["large"].state is MountState.GONE, 60)
+        assert host.mounted() == []
+        assert not streams_of(host)
 
 
 @contextmanager
 def process_data(host: MountHost) -> Iterator[subprocess.Popen[bytes]]:
-    """The real process ``data``."""
+    """The real process ``data``; killed at the end."""
     settings = host.platform.settings.model_dump(mode="json", exclude_defaults=True)
     environment = {
         f"DCLOUD_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
