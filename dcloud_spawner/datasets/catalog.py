@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
@@ -263,15 +263,7 @@ def throw_away(platform: Platform, asking: Asker, given: str) -> Dataset:
         found = find(connection, asking.known(connection), given, Right.MANAGE)
         uses = mounted_by(connection, found.id)
         made = datasets.change(connection, found.id, deleted_at=now, deleted_by=asking.user)
-        for job in dataset_jobs.of_dataset(connection, found.id, 1000):
-            dataset_jobs.move(
-                connection,
-                job.id,
-                dataset_jobs.OPEN,
-                dataset_jobs.JobState.CANCELLED,
-                message="The dataset was deleted.",
-                ended_at=now,
-            )
+        _give_up_jobs(connection, found.id, now)
         detail: dict[str, object] = {
             "dataset": found.reference,
             "bytes": found.stored_bytes,
@@ -279,6 +271,25 @@ def throw_away(platform: Platform, asking: Asker, given: str) -> Dataset:
         }
         events.note(connection, asking.actor, "dataset.delete", found.id, at=now, detail=detail)
         return made
+
+
+def _give_up_jobs(connection: Connection, dataset: str, now: datetime) -> None:
+    """A draft that was just being published is open again when the dataset is brought back; what
+    is being removed goes on."""
+    for job in dataset_jobs.of_dataset(connection, dataset, 1000):
+        if job.kind is dataset_jobs.Kind.PURGE:
+            continue
+        dataset_jobs.move(
+            connection,
+            job.id,
+            dataset_jobs.OPEN,
+            dataset_jobs.JobState.CANCELLED,
+            message="The dataset was deleted.",
+            ended_at=now,
+        )
+    draft = datasets.draft_of(connection, dataset)
+    if draft is not None and draft.state is datasets.VersionState.PUBLISHING:
+        datasets.change_version(connection, draft.id, state=datasets.VersionState.DRAFT.value)
 
 
 def restore(platform: Platform, asking: Asker, identifier: str) -> Dataset:

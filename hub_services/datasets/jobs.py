@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from dcloud_spawner.datasets import versions
-from dcloud_spawner.errors import Unavailable, UserError
+from dcloud_spawner.errors import ConfigurationError, Unavailable, UserError
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.storage.errors import StorageAway
 from dcloud_spawner.store import dataset_jobs, events
@@ -160,6 +160,10 @@ class Jobs:
             return
         except Cancelled:
             log.info("Job %s (%s) was cancelled.", job.id, job.kind)
+        except ConfigurationError as error:
+            log.error("Job %s (%s): %s", job.id, job.kind, error)
+            self._put_off(job, "The storage is not set up. It is tried again.", AGAIN_SECONDS)
+            return
         except Waits as reason:
             self._put_off(job, str(reason), AGAIN_AT_MOST_SECONDS)
             return

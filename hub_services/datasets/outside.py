@@ -148,6 +148,7 @@ def guarded_pool(reach: Reach) -> urllib3.PoolManager:
 
     pool = urllib3.PoolManager(
         maxsize=16,
+        # By the machine's own authorities, a lab's among them.
         retries=False,
         timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
         cert_reqs="CERT_REQUIRED",

@@ -280,3 +280,27 @@ def test_those_who_may_not_change_nothing(
             answer = clients[name].request(method, path.replace("FACES", faces), json=body)
             refused(answer, status)
     assert everything(stage) == before
+
+
+def test_imports_are_asked_for_by_who_may_write_and_their_secrets_are_not_shown(
+    stage: WebStage, clients: dict[str, httpx.Client]
+) -> None:
+    made = good(clients[OWNER].post("/datasets", json={"name": "fetched"}), 201)["id"]
+    web, store = f"/datasets/{made}/imports/url", f"/datasets/{made}/imports/s3"
+    address = {"url": "https://example.org/cars.zip?signature=sesame", "unpack": True}
+    refused(clients[STRANGER].post(web, json=address), 404)
+    for wrong in ("file:///etc/passwd", "https://ann:pw@example.org/x", "//x/y", "https://x/"):
+        refused(clients[OWNER].post(web, json={"url": wrong}), 400)
+    refused(clients[OWNER].post(web, json={"url": "https://example.org/a", "path": "../a"}), 400)
+    refused(clients[OWNER].post(store, json={"bucket": "b/../c"}), 400)
+    keys = {"access_key": "open", "secret_key": "sesame"}
+    jobs = [
+        good(clients[OWNER].post(web, json=address), 202),
+        good(clients[OWNER].post(store, json={"bucket": "cars", **keys}), 202),
+    ]
+    assert [job["kind"] for job in jobs] == ["import_url", "import_s3"]
+    detail = good(clients[OWNER].get(f"/datasets/{made}"))
+    told = str(jobs) + str(detail) + str(everything(stage))
+    assert "sesame" not in told
+    for job in jobs:
+        good(clients[OWNER].post(f"/datasets/{made}/jobs/{job['id']}/cancel"))

@@ -5,12 +5,18 @@ Simulated: the web, by a server on loopback; a setting opens that network where 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import os
 import random
 import secrets
+import socket
+import ssl
 import stat
+import subprocess
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +25,8 @@ from typing import Any
 
 import pytest
 
-from dcloud_spawner.datasets import imports, versions
+from dcloud_spawner.datasets import catalog, imports, versions
+from dcloud_spawner.datasets.addresses import Reach, networks
 from dcloud_spawner.datasets.import_orders import store_order, url_order
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotAllowed, UserError
 from dcloud_spawner.storage.errors import UploadGone
@@ -28,7 +35,9 @@ from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store import dataset_jobs, events
 from dcloud_spawner.store.dataset_jobs import Job, JobState
 from dcloud_spawner.store.datasets import Dataset
+from hub_services.datasets import outside as fetching
 from hub_services.datasets.leftovers import spool_folder
+from hub_services.datasets.outside import SourceAway, guarded_pool, opened
 from tests.storage.outside import Outside, Page, outside
 from tests.storage.servers import StorageServer
 from tests.storage.world import ANN, BOB, Lab, lab
@@ -180,8 +189,6 @@ def opened_dataset(world: Lab, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
 
 def imports_networks() -> tuple[Any, ...]:
-    from dcloud_spawner.datasets.addresses import networks
-
     return networks(LOOPBACK)
 
 
@@ -308,8 +315,6 @@ def test_only_who_may_write_imports_and_not_while_it_is_published(world: Lab) ->
     order = url_order("https://example.org/a")
     with pytest.raises(UserError):
         imports.begin_import(world.platform, BOB, dataset.id, order)
-    from dcloud_spawner.datasets import catalog
-
     catalog.share(world.platform, ANN, dataset.id, "user", "bob", "read")
     with pytest.raises(NotAllowed):
         imports.begin_import(world.platform, BOB, dataset.id, order)
@@ -413,8 +418,6 @@ def test_a_redirection_is_followed_outside_and_refused_inside(
     shut: Lab, web: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """127.0.0.1 is opened and stands for the world; 127.0.0.2 is inside."""
-    from dcloud_spawner.datasets.addresses import networks
-
     one = shut.platform.settings.model_copy(update={"import_networks": networks(["127.0.0.1/32"])})
     monkeypatch.setattr(shut.platform, "settings", one)
     dataset = shut.dataset(f"d{secrets.token_hex(4)}")
@@ -439,8 +442,6 @@ def test_a_name_is_resolved_once_and_what_was_judged_is_connected_to(
     shut: Lab, web: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name server that answers with the world first and the inside then."""
-    import socket
-
     asked: list[str] = []
     connected: list[Any] = []
 
@@ -453,10 +454,6 @@ def test_a_name_is_resolved_once_and_what_was_judged_is_connected_to(
         def connect(self, address: Any) -> None:
             connected.append(address)
             raise TimeoutError
-
-    from dcloud_spawner.datasets.addresses import Reach
-    from hub_services.datasets import outside as fetching
-    from hub_services.datasets.outside import SourceAway, guarded_pool, opened
 
     monkeypatch.setattr(fetching.socket, "getaddrinfo", answers)
     monkeypatch.setattr(fetching.socket, "socket", NoSocket)
@@ -484,6 +481,54 @@ def test_the_platforms_own_ports_are_closed_to_imports_even_in_an_open_network(
     assert web.asked == []
 
 
+def test_a_certificate_of_nobody_is_not_trusted_and_the_name_is_what_counts(
+    web: Outside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connecting to an address by ourselves must not lose what TLS says of the name."""
+    certificate = tmp_path / "both.pem"
+    make_certificate(certificate, "good.example")
+    server = Outside()
+    server.pages["/x"] = Page(b"by tls")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    port = server.server_address[1]
+
+    def answers(host: str, *rest: Any, **more: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", answers)
+    reach = Reach(allowed=networks(LOOPBACK))
+    with (
+        pytest.raises(SourceAway, match="certificate"),
+        opened(guarded_pool(reach), f"https://good.example:{port}/x"),
+    ):
+        pass
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    pool = guarded_pool(reach)
+    with opened(pool, f"https://good.example:{port}/x") as source:
+        assert source.read(100) == b"by tls"
+    with (
+        pytest.raises(SourceAway, match="certificate"),
+        opened(pool, f"https://other.example:{port}/x"),
+    ):
+        pass
+    server.shutdown()
+    server.server_close()
+
+
+def make_certificate(path: Path, name: str) -> None:
+    """A key and a certificate that it signs itself, in one file."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    key, certificate = path.with_suffix(".key"), path.with_suffix(".crt")
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text(key.read_text() + certificate.read_text())
+
+
 def test_another_store_is_not_reached_inside(shut: Lab, rclone_server: StorageServer) -> None:
     for endpoint in (rclone_server.url, "http://169.254.169.254", "http://localhost:9000"):
         dataset = shut.dataset(f"d{secrets.token_hex(4)}")
@@ -504,8 +549,6 @@ def test_another_store_is_not_reached_inside(shut: Lab, rclone_server: StorageSe
 
 
 def test_a_cancelled_import_stops_and_leaves_nothing(world: Lab, web: Outside) -> None:
-    import time
-
     dataset = world.dataset()
     web.pages["/slow"] = Page(LARGE, headers={"ETag": '"1"'}, bytes_per_second=12 << 20)
     order = url_order(f"{web.url}/slow")
@@ -526,8 +569,6 @@ def test_a_cancelled_import_stops_and_leaves_nothing(world: Lab, web: Outside) -
 def test_a_job_that_was_cancelled_while_nobody_did_it_is_cleared_up_after(
     world: Lab, web: Outside
 ) -> None:
-    import asyncio
-
     dataset = world.dataset()
     order = url_order("https://example.org/large")
     job = imports.begin_import(world.platform, ANN, dataset.id, order)

@@ -123,6 +123,20 @@ def test_a_cancelled_publication_opens_the_draft_and_gives_no_number(world: Lab)
     assert world.now(dataset).latest_number == 1
 
 
+def test_a_dataset_that_was_deleted_while_it_was_published_comes_back_with_an_open_draft(
+    world: Lab,
+) -> None:
+    dataset = world.dataset()
+    world.put(dataset, FILES)
+    job = versions.begin_publish(world.platform, ANN, dataset.id)
+    catalog.throw_away(world.platform, ANN, dataset.id)
+    world.turn()
+    catalog.restore(world.platform, ANN, dataset.id)
+    assert world.job(job.id).state is JobState.CANCELLED
+    assert world.draft(dataset).state is VersionState.DRAFT
+    assert world.publish(dataset).state is JobState.DONE
+
+
 def test_a_draft_on_top_of_a_version_has_its_files_and_leaves_it_as_it_is(world: Lab) -> None:
     dataset = world.dataset()
     world.put(dataset, FILES)
