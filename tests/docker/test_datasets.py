@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -179,6 +180,10 @@ def test_a_server_has_exactly_what_was_published_and_cannot_write(lab: Lab, peop
         lab.share(dataset, person.name)
     wishes = [{"name": made[mode].reference, "version": 1, "mode": mode} for mode in modes]
     person.run(quick(datasets=wishes))
+    told = _of_api(person)["datasets"]
+    assert [(one["name"], one["mode"], one["state"]) for one in told] == [
+        (made[mode].name, mode, "ready") for mode in modes
+    ]
     for dataset in made.values():
         assert person.told(READ.format(name=dataset.name)) == sums(FILES)
         refused = set(person.told(WRITE.format(name=dataset.name)))
@@ -229,6 +234,18 @@ def test_a_storage_that_is_away_keeps_nobody_from_starting_without_datasets(
         storage.start()
     person.wait_running()
     assert person.told(READ.format(name="words")) == sums(FILES)
+
+
+def _of_api(person: Person) -> dict[str, Any]:
+    """The workload as the API has it."""
+    workload = person.workload()
+    assert workload is not None
+    address = f"{person.deployment.url}/services/dcloud/api/v1/workloads/{workload.id}"
+    headers = {"Authorization": f"token {person.token}"}
+    answer = httpx.get(address, headers=headers, trust_env=False, timeout=30)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def _shown(person: Person) -> dict[str, Any]:

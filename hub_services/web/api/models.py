@@ -134,6 +134,19 @@ class SizeView(View):
     hours: float
 
 
+class MountView(View):
+    """One dataset of a workload."""
+
+    name: str = Field(description="Its folder under ~/datasets.")
+    dataset: str = Field(description="owner/name")
+    version: int | None
+    mode: Literal["cached", "stream"]
+    state: Literal["waiting", "preparing", "ready", "away", "failed", "revoked", "gone"]
+    message: str
+    done_bytes: int = Field(description="Of its copy on the host.")
+    total_bytes: int
+
+
 class WorkloadView(View):
     """One workload in full."""
 
@@ -163,6 +176,7 @@ class WorkloadView(View):
     on_hold: bool
     hold_reason: str
     moved_reason: str
+    datasets: tuple[MountView, ...] = Field(description="While it has not ended.")
     node: str | None
     admitted_at: datetime | None
     ready_at: datetime | None

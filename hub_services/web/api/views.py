@@ -7,6 +7,8 @@ from typing import Literal
 from dcloud_spawner.live.availability import Availability, ModelAvailability
 from dcloud_spawner.live.pool import PoolState
 from dcloud_spawner.scheduler.schedule import GIB, ends_at
+from dcloud_spawner.store.dataset_choices import Mounted
+from dcloud_spawner.store.datasets import Mode
 from dcloud_spawner.store.nodes import AcceleratorRow, NodeRow
 from dcloud_spawner.store.reservations import Reservation
 from dcloud_spawner.store.schema import State
@@ -15,6 +17,7 @@ from hub_services.web.api.models import (
     AcceleratorView,
     AvailabilityView,
     ModelView,
+    MountView,
     NodeView,
     QueueRowView,
     ReservationView,
@@ -91,6 +94,7 @@ def workload_view(workload: Workload, state: PoolState) -> WorkloadView:
         on_hold=waiting and workload.held_at is not None,
         hold_reason=workload.held_reason if workload.held_at is not None else "",
         moved_reason=workload.moved_reason if workload.moved_at is not None else "",
+        datasets=tuple(mount_view(one) for one in state.mounts.get(workload.id, ())),
         node=workload.node,
         admitted_at=workload.admitted_at,
         ready_at=workload.ready_at,
@@ -100,6 +104,20 @@ def workload_view(workload: Workload, state: PoolState) -> WorkloadView:
         ended_at=workload.ended_at,
         end_reason=workload.end_reason,
         end_detail=workload.end_detail,
+    )
+
+
+def mount_view(mount: Mounted) -> MountView:
+    """One dataset of a workload."""
+    return MountView(
+        name=mount.name,
+        dataset=mount.reference,
+        version=mount.version,
+        mode="stream" if mount.mode == Mode.STREAM else "cached",
+        state=mount.state.value,
+        message=mount.message,
+        done_bytes=mount.done_bytes,
+        total_bytes=mount.total_bytes,
     )
 
 
