@@ -22,7 +22,7 @@ from dcloud_spawner.mounts import kernel, mountinfo
 from dcloud_spawner.mounts.copies import GIB, Copies, CopyState, Need, Stand
 from dcloud_spawner.mounts.mountinfo import MountPoint
 from dcloud_spawner.mounts.places import CACHED, STREAM, Places
-from dcloud_spawner.mounts.streams import Streams
+from dcloud_spawner.mounts.streams import Streams, can_stream
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.storage.access import access_of
 from dcloud_spawner.storage.errors import StorageAway
@@ -46,6 +46,7 @@ PROBE_SECONDS = 5.0
 """Between two looks at whether the storage answers, while a stream depends on it."""
 
 NOT_ROOT = "This host cannot mount datasets: the platform does not run as root."
+NO_FUSE = "This host has no streams (fuse3 is missing): mount it as a copy."
 AWAY = "The storage does not answer: what was read before is still there, other reads wait."
 AWAY_YET = "The storage does not answer; it is mounted when it does."
 COMES_BACK = "Its mount is being made."
@@ -178,6 +179,8 @@ class Keeper:
 
     def _streamed(self, use: Use, why: str) -> Told:
         version, name = use.mount.version, f"{use.mount.version}.{STREAM}"
+        if not can_stream():
+            return Told(MountState.FAILED, f"{why} {NO_FUSE}".strip())
         alive = self._of_streams().is_alive(version)
         if alive and f"versions/{name}" in self._mounts():
             self._started.pop(version, None)

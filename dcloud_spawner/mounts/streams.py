@@ -100,6 +100,11 @@ class Streams:
             return None
 
 
+def can_stream() -> bool:
+    """Whether this host can mount by FUSE."""
+    return Path("/dev/fuse").exists() and shutil.which("fusermount3") is not None
+
+
 def command(source: str, point: Path, cache: Path, cache_bytes: int) -> list[str]:
     """The mount of one version. What is published never changes, so nothing is ever looked up
     twice, and a file is what its name and size say."""

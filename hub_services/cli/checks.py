@@ -13,6 +13,7 @@ CHECKS: tuple[Check, ...] = (
     machine.check_gpus,
     machine.check_gpu_passing,
     machine.check_disk,
+    machine.check_mounts,
     deployment.check_state,
     deployment.check_secrets,
     deployment.check_proxy,

@@ -21,8 +21,10 @@ from hub_services.cli.deployment import Deployment
 from hub_services.cli.doctor import Finding, attention, broken, ok
 from hub_services.cli.machine import (
     SANDBOX_COMMANDS,
+    STREAM_COMMANDS,
     docker_mend,
     install_command,
+    is_root,
     missing,
     packages_for,
 )
@@ -197,3 +199,21 @@ def check_disk(deployment: Deployment) -> Iterator[Finding]:
 
 def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
+
+
+def check_mounts(deployment: Deployment) -> Iterator[Finding]:
+    """Whether datasets can be mounted: by root, and streams by FUSE."""
+    if not is_root():
+        yield attention(
+            "dataset mounts",
+            "only root can mount; servers start without datasets alone",
+            "run dcloud as root",
+        )
+        return
+    absent = missing(STREAM_COMMANDS)
+    if absent or not Path("/dev/fuse").exists():
+        seen = f"no {absent[0]}" if absent else "no /dev/fuse"
+        mend = install_command(packages_for(absent)) if absent else "sudo modprobe fuse"
+        yield attention("dataset mounts", f"by copy, not by stream: {seen}", mend)
+        return
+    yield ok("dataset mounts", f"copies up to {deployment.settings.cache_gib:g} GiB, and streams")

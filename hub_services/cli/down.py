@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from dcloud_spawner import lifecycle
 from dcloud_spawner.errors import ConfigurationError, EngineError
+from dcloud_spawner.mounts.keeper import Keeper
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import workloads
 from hub_services.cli.deployment import Deployment
@@ -72,5 +74,10 @@ def _stop_servers(console: Console, deployment: Deployment) -> None:
                     console.print(f"[red]{each.server} could not be stopped:[/red] {error}")
                     continue
             console.print(f"stopped {each.server}", highlight=False)
+        if os.geteuid() == 0:
+            # The process that unmounts is down already: one turn without waiting for anything.
+            keeper = Keeper(platform)
+            keeper.turn()
+            keeper.close()
     finally:
         platform.close()

@@ -31,10 +31,13 @@ PACKAGES = {
     "bwrap": "bubblewrap",
     "setpriv": "util-linux",
     "mmdebstrap": "mmdebstrap",
+    "fusermount3": "fuse3",
 }
 """Debian package that brings each command."""
 DOCKER_COMMANDS = ("dockerd", "iptables", "mmdebstrap")
 SANDBOX_COMMANDS = ("bwrap", "setpriv")
+STREAM_COMMANDS = ("fusermount3",)
+"""What mounts of datasets by stream need; copies do without."""
 
 _DOCKER_START_SECONDS = 40.0
 _DOCKER_SOCKET = Path("/var/run/docker.sock")
@@ -92,6 +95,21 @@ def install(packages: list[str], say: Say) -> None:
             f"OS packages could not be installed. Run:\n  {install_command(packages)}\n"
             f"apt-get said:\n{done.stderr.strip()[-2000:]}"
         )
+
+
+def prepare_mounts(say: Say, *, may_change: bool) -> None:
+    """Have what streams of datasets need; without it they are had by copy."""
+    absent = packages_for(missing(STREAM_COMMANDS))
+    if not absent or not is_root():
+        return
+    try:
+        if may_change:
+            install(absent, say)
+            return
+        said = f"run: {install_command(absent)}"
+    except ConfigurationError as error:
+        said = str(error).splitlines()[0]
+    say(f"datasets are mounted by copy alone: {said}")
 
 
 def docker_version(timeout_seconds: float = 5.0) -> str:

@@ -117,6 +117,7 @@ def prepare(
         update = {"engine": wish or _configured_engine()}
     settings = deployment.settings.model_copy(update=update)
     engine = machine.prepare_engine(settings, log, say, may_change=install)
+    machine.prepare_mounts(say, may_change=install)
     count = deployment.simulated_gpus if simulated_gpus is None else simulated_gpus
     variables = present_variables()
     # Chosen here: a hub that starts while dockerd is away must wait for it, not change engines.
