@@ -92,7 +92,10 @@ class WebStage:
             "PYTHONPATH": str(ROOT),
             **{
                 f"DCLOUD_{name.upper()}": str(getattr(self.settings, name))
-                for name in ("state", "port", "hub_port", "proxy_api_port", "web_port")
+                for name in (
+                    *("state", "port", "hub_port", "proxy_api_port", "web_port"),
+                    *("storage_bucket", "storage_gate_port"),
+                )
             },
             "DCLOUD_HUB_DATABASE_URL": self.settings.hub_store_url,
             "DCLOUD_SIMULATED_GPUS": "true",

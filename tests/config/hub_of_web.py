@@ -8,6 +8,7 @@ from pathlib import Path
 from dcloud_spawner.form.handlers import form_handlers
 from dcloud_spawner.form.view import TEMPLATES, template_vars
 from dcloud_spawner.settings import load_settings
+from dcloud_spawner.storage.access import upload_route
 from hub_services.web.wiring import (
     CUSTOM_SCOPES,
     SERVER_ROLE,
@@ -33,6 +34,7 @@ c.JupyterHub.allow_named_servers = True
 c.JupyterHub.default_url = "/hub/home"
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{settings.proxy_api_port}"
+c.Proxy.extra_routes = upload_route(settings)
 c.JupyterHub.template_paths = [str(TEMPLATES)]
 c.JupyterHub.template_vars = template_vars(simulated=settings.simulated_gpus)
 c.JupyterHub.extra_handlers = form_handlers()

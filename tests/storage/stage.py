@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from dcloud_spawner.store.dataset_files import NewFile
 from dcloud_spawner.store.datasets import Dataset, Version
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.workloads import Workload
+from hub_services.cli.gate import gate_command, gate_environment
 from tests import platforms
 from tests.storage.servers import StorageServer
 from tests.web_stage import WebStage
@@ -79,6 +81,7 @@ class StorageStage(WebStage):
                 path.write_text(value)
                 path.chmod(0o600)
             self.platform.storage.ensure_bucket()
+            self._start("gate", gate_command(), {**os.environ, **gate_environment(self.settings)})
         return self
 
     # ------------------------------------------------------------------------ people and data

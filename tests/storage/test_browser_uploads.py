@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,26 @@ pytestmark = pytest.mark.browser
 MIB = 1 << 20
 
 
+@contextmanager
+def opened(
+    request: pytest.FixtureRequest, folder: Path, server: StorageServer, public_url: str
+) -> Iterator[StorageStage]:
+    with (
+        fresh_database(request, folder, "dcloud") as database,
+        fresh_database(request, folder, "jupyterhub") as hub,
+        StorageStage(
+            folder,
+            server,
+            database_url=database,
+            hub_database_url=hub,
+            storage_public_url=public_url,
+        ) as made,
+        jobs_beside(made.platform),
+    ):
+        install_uploader(cache_dir(), made.settings.assets_dir)
+        yield made
+
+
 @pytest.fixture(scope="module")
 def stage(
     request: pytest.FixtureRequest,
@@ -40,19 +61,19 @@ def stage(
 ) -> Iterator[StorageStage]:
     """Everything behind the pages; browsers send parts straight to MinIO."""
     folder = tmp_path_factory.mktemp("uploads")
-    with (
-        fresh_database(request, folder, "dcloud") as database,
-        fresh_database(request, folder, "jupyterhub") as hub,
-        StorageStage(
-            folder,
-            minio_server,
-            database_url=database,
-            hub_database_url=hub,
-            storage_public_url=minio_server.url,
-        ) as made,
-        jobs_beside(made.platform),
-    ):
-        install_uploader(cache_dir(), made.settings.assets_dir)
+    with opened(request, folder, minio_server, minio_server.url) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def small_stage(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    rclone_server: StorageServer,
+) -> Iterator[StorageStage]:
+    """The same with the small default: browsers send parts to the hub's own address."""
+    folder = tmp_path_factory.mktemp("small")
+    with opened(request, folder, rclone_server, "") as made:
         yield made
 
 
@@ -117,9 +138,16 @@ def stored(stage: StorageStage, dataset: Dataset) -> dict[str, tuple[int, str | 
         }
 
 
+@pytest.mark.parametrize("storage", ["stage", "small_stage"])
 def test_a_folder_is_uploaded_with_checksums_and_axe_finds_nothing(
-    stage: StorageStage, open_page: Open, tmp_path: Path
+    request: pytest.FixtureRequest, browser: Browser, tmp_path: Path, storage: str
 ) -> None:
+    stage: StorageStage = request.getfixturevalue(storage)
+    with windows(browser, stage, first="datasets") as open_page:
+        _upload_a_folder(stage, open_page, tmp_path)
+
+
+def _upload_a_folder(stage: StorageStage, open_page: Open, tmp_path: Path) -> None:
     stage.token_of("user-a")
     made = catalog.create(stage.platform, Asker(Actor("user-a")), "scenes", Description())
     content = folder_of(tmp_path, 60, 40 * MIB)
