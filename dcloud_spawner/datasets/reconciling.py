@@ -115,6 +115,8 @@ class Reconciler:
         if place is not None and place.kind == "dataset":
             version = self._version(place.version)
             detail["version"] = version.number if version else place.version
+        if access.act == "settings":
+            kind = "storage"
         return Line(
             Actor(given.user, access.source),
             f"{kind}.{VERBS[access.act]}",

@@ -21,10 +21,10 @@ _WRITES = {
     "PutObject",
     "PutObjectExtract",
     "CompleteMultipartUpload",
-    "CopyObject",
     "PostPolicyBucket",
     "AppendObject",
 }
+_COPIES = {"CopyObject", "CopyObjectPart"}
 _DELETES = {"DeleteObject", "DeleteMultipleObjects"}
 _LOOKS = ("Get", "Head", "List", "AssumeRole", "NewMultipartUpload", "PutObjectPart", "Abort")
 """Names of requests that change nothing; what reads an object is in _READS."""
@@ -79,40 +79,43 @@ def _accesses(entry: Mapping[str, Any]) -> Iterator[Access]:
     api = entry["api"]
     name, status = str(api.get("name", "")), int(api.get("statusCode") or 0)
     refused = status in REFUSED_STATUS
-    act = _act(name)
-    if act is None or not (200 <= status < 300 or refused):
+    if not (200 <= status < 300 or refused):
         return
-    claims = entry.get("requestClaims") or {}
-    for key, size in _objects(api, act):
+    for act, bucket, key, size in _touched(entry, api, name):
         yield Access(
-            request=str(entry.get("requestID", "")),
+            request=f"{entry.get('requestID', '')}-{act}",
             at=datetime.fromisoformat(_microseconds(str(entry["time"]))),
             access_key=str(entry.get("accessKey") or ""),
-            parent=str(entry.get("parentUser") or claims.get("parent") or ""),
+            parent=str(
+                entry.get("parentUser") or (entry.get("requestClaims") or {}).get("parent") or ""
+            ),
             act=act,
             name=name,
-            bucket=str(api.get("bucket") or ""),
+            bucket=bucket,
             key=key,
             size_bytes=0 if refused else size,
             refused=refused,
             source=str(entry.get("remotehost") or ""),
         )
-    source = str((entry.get("requestHeader") or {}).get("X-Amz-Copy-Source") or "")
-    if name == "CopyObject" and source:
-        bucket, _, key = unquote(source).lstrip("/").partition("/")
-        yield Access(
-            request=f"{entry.get('requestID', '')}-source",
-            at=datetime.fromisoformat(_microseconds(str(entry["time"]))),
-            access_key=str(entry.get("accessKey") or ""),
-            parent=str(entry.get("parentUser") or claims.get("parent") or ""),
-            act="read",
-            name=name,
-            bucket=bucket,
-            key=key.partition("?versionId=")[0],
-            size_bytes=0,
-            refused=refused,
-            source=str(entry.get("remotehost") or ""),
-        )
+
+
+def _touched(
+    entry: Mapping[str, Any], api: Mapping[str, Any], name: str
+) -> Iterator[tuple[Act, str, str, int]]:
+    """What a request did to which objects. Of a copy the entry names the source as its object,
+    and the target only by the path of the request."""
+    if name in _COPIES:
+        source = unquote(str((entry.get("requestHeader") or {}).get("X-Amz-Copy-Source") or ""))
+        bucket, _, key = source.lstrip("/").partition("?versionId=")[0].partition("/")
+        yield "read", bucket, key, 0
+        if name == "CopyObject":
+            bucket, _, key = str(entry.get("requestPath") or "").lstrip("/").partition("/")
+            yield "write", bucket, key, 0
+        return
+    act = _act(name)
+    if act is not None:
+        for key, size in _objects(api, act):
+            yield act, str(api.get("bucket") or ""), key, size
 
 
 def _act(name: str) -> Act | None:
