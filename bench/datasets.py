@@ -30,6 +30,8 @@ from bench.boto_peer import BotoPeer, boto_peer
 from bench.result import Result, paired
 from dcloud_spawner.mounts import kernel
 from dcloud_spawner.mounts.places import STREAM
+from dcloud_spawner.mounts.streams import Streams
+from dcloud_spawner.storage.access import StorageAccess
 from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store.datasets import Dataset
@@ -117,40 +119,41 @@ class _Stage:
         }
         key = file_key(self.large.id, str(self.large.latest_version), "large.bin")
         keys = [file_key(self.small.id, str(self.small.latest_version), p) for p in small_paths()]
-        self._empty()
-        found["boto cold"] = self.boto.read(key)
-        for name, path in large.items():
-            self._empty()
-            found[f"{name} cold"] = _read(path)
-            found[f"{name} warm"] = _read(path)
-        self._empty()
-        found["boto files cold"] = self.boto.read_many(keys)
-        for name, path in small.items():
-            self._empty()
-            found[f"{name} files cold"] = _read_small(path)
-            found[f"{name} files warm"] = _read_small(path)
+        orders = list(large), list(reversed(large))
+        for name in orders[len(self.times["boto cold"]) % 2]:
+            self._empty(streams=name == "stream")
+            found[f"{name} cold"] = _read(large[name])
+            found[f"{name} warm"] = _read(large[name])
+            if name == "stream":
+                self._empty(streams=False)
+                found["boto cold"] = self.boto.read(key)
+        for name in orders[len(self.times["boto cold"]) % 2]:
+            self._empty(streams=name == "stream")
+            found[f"{name} files cold"] = _read_small(small[name])
+            found[f"{name} files warm"] = _read_small(small[name])
+            if name == "stream":
+                self._empty(streams=False)
+                found["boto files cold"] = self.boto.read_many(keys)
         if counts:
             for name, seconds in found.items():
                 self.times[name].append(seconds)
 
-    def _empty(self) -> None:
-        """Empty all caches: the streams start anew, with nothing."""
-        for dataset in (self.large, self.small):
-            version = str(dataset.latest_version)
-            kernel.detach(self.host.folder(self.streamed, dataset.name))
-            kernel.detach(self.host.places.source(version, STREAM))
-            self.host.keeper._of_streams().end(version)
-        self.host.restart()
-        self.host.ready(self.streamed, self.cached)
-        os.sync()
+    def _empty(self, *, streams: bool) -> None:
+        """Empty the kernel's caches, and the streams' own by starting them anew."""
+        if streams:
+            for dataset in (self.large, self.small):
+                version = str(dataset.latest_version)
+                kernel.detach(self.host.folder(self.streamed, dataset.name))
+                kernel.detach(self.host.places.source(version, STREAM))
+                Streams(self.host.places, self.host.platform.storage.access, 0).end(version)
+            self.host.restart()
+            self.host.ready(self.streamed, self.cached)
+            os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 @contextmanager
-def _host(folder: Path, access: object) -> Iterator[_Stage]:
-    from dcloud_spawner.storage.access import StorageAccess
-
-    assert isinstance(access, StorageAccess)
+def _host(folder: Path, access: StorageAccess) -> Iterator[_Stage]:
     store = ObjectStore(access)
     store.ensure_bucket()
     store.close()
@@ -172,13 +175,7 @@ def _host(folder: Path, access: object) -> Iterator[_Stage]:
             host.request(*({"name": name, "mode": mode} for name in wishes), user=mode)
             for mode in ("cached", "stream")
         ]
-        for request in requests:
-            host.until(
-                lambda request=request: all(
-                    row.state.value == "ready" for row in host.rows(request).values()
-                ),
-                120,
-            )
+        host.ready(*requests, seconds=120)
         yield _Stage(host, local, large, small, *requests, defaultdict(list))
 
 

@@ -82,12 +82,15 @@ class MountHost:
             assert time.monotonic() < deadline, "it never came to hold"
             time.sleep(0.05)
 
-    def ready(self, *workloads: Workload, state: MountState = MountState.READY) -> None:
+    def ready(
+        self, *workloads: Workload, state: MountState = MountState.READY, seconds: float = 20
+    ) -> None:
         """Turns until all of these servers have what they asked for."""
         self.until(
             lambda: all(
                 row.state is state for workload in workloads for row in self.rows(workload).values()
-            )
+            ),
+            seconds,
         )
 
     def folder(self, workload: Workload, name: str) -> Path:
