@@ -239,6 +239,24 @@ def test_pause_resume_and_cancel(stage: StorageStage, open_page: Open, tmp_path:
         assert datasets.get(connection, made.id).stored_bytes == 48 * MIB
 
 
+def test_a_storage_that_was_away_for_a_while_gets_the_rest(
+    stage: StorageStage, open_page: Open, tmp_path: Path, minio_server: StorageServer
+) -> None:
+    stage.token_of("user-w")
+    made = catalog.create(stage.platform, Asker(Actor("user-w")), "away", Description())
+    (tmp_path / "one.bin").write_bytes(os.urandom(MIB) * 64)
+    page = open_page("user-w", "datasets/user-w/away")
+    drop(page, tmp_path / "one.bin", upload_bytes_per_second=16 * MIB)
+    expect(page.get_by_role("button", name="Pause one.bin")).to_be_visible()
+    minio_server.stop(kill=True)
+    page.wait_for_timeout(1500)
+    minio_server.start()
+    expect(page.get_by_text("All is in the draft.")).to_be_visible(timeout=60_000)
+    [(size, claimed)] = stored(stage, made).values()
+    content = (tmp_path / "one.bin").read_bytes()
+    assert (size, claimed) == (len(content), hashlib.sha256(content).hexdigest())
+
+
 def shot(page: Page, name: str) -> None:
     """To be looked at, where SHOTS names a folder."""
     if os.environ.get("SHOTS"):
