@@ -138,11 +138,16 @@ def render_spawn_form(view: SpawnFormView) -> str:
     )
 
 
-def brings(profile: Profile, shelf: Shelf | None) -> list[str]:
-    """What a profile brings of the datasets on the page, as the form sends them."""
-    names = {wish.name.removeprefix("project:") for wish in profile.datasets}
-    offers = shelf.offers if shelf else ()
-    return [offer.value for offer in offers if offer.value.removeprefix("project:") in names]
+def brings(profile: Profile, shelf: Shelf | None) -> list[tuple[str, str, str]]:
+    """What a profile brings of the datasets on the page: value, version and mode in the form."""
+    brought = {wish.name.removeprefix("project:"): wish for wish in profile.datasets}
+    found = []
+    for offer in shelf.offers if shelf else ():
+        wish = brought.get(offer.value.removeprefix("project:"))
+        if wish is not None:
+            mode = wish.mode if wish.mode and wish.mode != offer.mode else ""
+            found.append((offer.value, f"{wish.version or ''}", mode))
+    return found
 
 
 def start_datasets(view: SpawnFormView) -> tuple[DatasetWish, ...]:

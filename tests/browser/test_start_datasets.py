@@ -100,6 +100,30 @@ def test_the_last_choice_is_ticked_again_and_unticking_all_means_none(
     assert "datasets" not in hub.posted()
 
 
+def test_a_profile_brings_its_datasets_and_takes_them_along(page: Page, hub: StagedHub) -> None:
+    page.goto(f"{hub.url}/hub/spawn")
+    words = line(page, "bob/words").get_by_role("checkbox")
+    mine = line(page, "ann/news-corpus-en").get_by_role("checkbox")
+    mine.check()
+    page.get_by_role("radio", name="TensorFlow").check(force=True)
+    expect(words).to_be_checked()
+    folds = line(page, "bob/protein-folds")
+    expect(folds.get_by_role("checkbox")).to_be_checked()
+    expect(folds.get_by_label("Version")).to_have_value("2")
+    expect(page.locator("#o-datasets")).to_have_text("3, read-only")
+    page.get_by_role("radio", name="PyTorch").check(force=True)
+    expect(words).not_to_be_checked()
+    expect(mine).to_be_checked()
+    page.get_by_role("radio", name="TensorFlow").check(force=True)
+    words.uncheck()
+    page.click("#o-go")
+    page.wait_for_url("**/spawn-pending/**")
+    assert [one["name"] for one in hub.posted()["datasets"]] == [
+        "ann/news-corpus-en",
+        "bob/protein-folds",
+    ]
+
+
 def test_without_a_script_datasets_are_chosen_too(
     sign_in: SignIn, hub: StagedHub, user: str
 ) -> None:

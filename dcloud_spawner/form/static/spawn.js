@@ -357,7 +357,7 @@ function drawName() {
 serverName?.addEventListener("input", drawName);
 
 /* ---- Events ---- */
-const brings = () => chosen()?.dataset.brings.split(" ").filter(Boolean) ?? [];
+const brings = () => JSON.parse(chosen()?.dataset.brings ?? "[]");
 form.addEventListener("input", (event) => {
   if (event.target.name === "profile") bring(brings());
   draw({ speak: true });

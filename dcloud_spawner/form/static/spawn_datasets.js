@@ -55,21 +55,29 @@ async function look(form) {
 
 /** A profile brings its own datasets: those of the one before go, unless somebody ticked them. */
 let brought = [];
-export function bring(names) {
-  if (!section || names.join() === brought.join()) return;
-  for (const input of section.querySelectorAll("[name=datasets][type=checkbox]")) {
+export function bring(datasets) {
+  if (!section) return;
+  for (const item of section.querySelectorAll("[data-dataset]")) {
+    const input = item.querySelector("[name=datasets]"), now = datasets.find(([value]) => value === input.value);
     if (input.dataset.touched) continue;
-    if (names.includes(input.value)) input.checked = true;
-    else if (brought.includes(input.value)) input.checked = false;
+    if (now) {
+      input.checked = true;
+      [now[1], now[2]].forEach((value, index) => {
+        const select = item.querySelectorAll("select")[index];
+        if (select && [...select.options].some((option) => option.value === value)) select.value = value;
+      });
+    } else if (brought.some(([value]) => value === input.value)) {
+      input.checked = false;
+    }
   }
-  brought = names;
+  brought = datasets;
   draw();
 }
 
 /** Follow the section; changed() is called when what is chosen changes. */
-export function followDatasets(form, names, changed) {
+export function followDatasets(form, datasets, changed) {
   if (!section) return;
-  brought = names;
+  brought = datasets;
   note = by("ds-note")?.textContent ?? "";
   section.addEventListener("change", (event) => {
     if (event.target.name === "datasets") event.target.dataset.touched = "1";
