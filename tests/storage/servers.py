@@ -89,6 +89,9 @@ class StorageServer:
         """Let it neither answer nor refuse."""
         assert self.process
         self.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
 
     def thaw(self) -> None:
         """Let it go on."""
