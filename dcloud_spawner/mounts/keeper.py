@@ -13,7 +13,6 @@ import logging
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +21,10 @@ from dcloud_spawner.mounts import kernel, mountinfo
 from dcloud_spawner.mounts.copies import GIB, Copies, CopyState, Need, Stand
 from dcloud_spawner.mounts.mountinfo import MountPoint
 from dcloud_spawner.mounts.places import CACHED, STREAM, Places
+from dcloud_spawner.mounts.pulse import PULSE_SECONDS, Pulses, StorageProbe
 from dcloud_spawner.mounts.streams import Streams, can_stream
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.storage.access import access_of
-from dcloud_spawner.storage.errors import StorageAway
 from dcloud_spawner.store import dataset_mounts, datasets, events
 from dcloud_spawner.store.dataset_mounts import MountState, Use
 from dcloud_spawner.store.datasets import Version
@@ -42,9 +41,6 @@ START_SECONDS = 30.0
 """A stream that is not there after this time is started again."""
 RESTART_SECONDS = 1.0
 """Between two starts of one that dies at once."""
-PROBE_SECONDS = 5.0
-"""Between two looks at whether the storage answers, while a stream depends on it."""
-
 NOT_ROOT = "This host cannot mount datasets: the platform does not run as root."
 NO_FUSE = "This host has no streams (fuse3 is missing): mount it as a copy."
 AWAY = "The storage does not answer: what was read before is still there, other reads wait."
@@ -72,14 +68,15 @@ class Told:
 class Keeper:
     """The mounts of this host. One at a time: the process ``data`` sees to that."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, *, pulse_seconds: float = PULSE_SECONDS) -> None:
         self._platform = platform
         self._places = Places(platform.settings)
         self._copies = Copies(platform, self._places)
         self._cache_bytes = int(platform.settings.stream_cache_gib * GIB)
         self._streams: Streams | None = None
         self._started: dict[str, float] = {}
-        self._probe = _Probe(platform)
+        self._probe = StorageProbe(platform)
+        self._pulses = Pulses(pulse_seconds)
 
     def turn(self) -> None:
         """Compare and mend. Blocks, but never for the storage."""
@@ -182,7 +179,11 @@ class Keeper:
         if not can_stream():
             return Told(MountState.FAILED, f"{why} {NO_FUSE}".strip())
         alive = self._of_streams().is_alive(version)
-        if alive and f"versions/{name}" in self._mounts():
+        there = f"versions/{name}" in self._mounts()
+        if alive and there and self._pulses.is_lost(self._places.versions / name):
+            log.error("The stream of %s does not answer any more", version)
+            self._restart(use.mount.dataset, version)
+        elif alive and there:
             self._started.pop(version, None)
             if self._probe.says_away():
                 return Told(MountState.AWAY, AWAY, name)
@@ -203,6 +204,7 @@ class Keeper:
         streams = self._of_streams()
         streams.kill(version)
         _detach_all(self._mounts(), f"versions/{version}.{STREAM}", self._places)
+        self._pulses.forget(self._places.source(version, STREAM))
         self._started[version] = time.monotonic()
         log.info("Starting the stream of %s", version)
         streams.start(dataset, version)
@@ -325,42 +327,6 @@ def release(places: Places) -> None:
             _remove_folder(folder / name)
         _remove_folder(folder)
     _remove_folder(places.root)
-
-
-class _Probe:
-    """Whether the storage answers, asked by a thread of its own and only when somebody wants to
-    know."""
-
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
-        self._pool = ThreadPoolExecutor(1, "probe")
-        self._asked: Future[bool] | None = None
-        self._asked_at = 0.0
-        self._away = False
-
-    def says_away(self) -> bool:
-        """The last answer; a question that is open for long is one."""
-        now = time.monotonic()
-        if self._asked is not None:
-            if self._asked.done():
-                self._away, self._asked = self._asked.result(), None
-            elif now - self._asked_at > PROBE_SECONDS:
-                self._away = True
-        elif now - self._asked_at > PROBE_SECONDS:
-            self._asked, self._asked_at = self._pool.submit(self._ask), now
-        return self._away
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _ask(self) -> bool:
-        try:
-            self._platform.storage.exists("datasets/")
-        except StorageAway:
-            return True
-        except Exception as error:
-            log.warning("The storage: %s", error)
-        return False
 
 
 def _is_wanted(use: Use) -> bool:

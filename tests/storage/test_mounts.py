@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from dcloud_spawner.mounts import mountinfo
+from dcloud_spawner.mounts.keeper import Keeper
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.storage.store import ObjectStore
@@ -151,6 +152,19 @@ def test_a_stream_that_is_killed_comes_back_and_never_looks_empty(minio_host: Mo
     )
 
 
+def test_a_stream_that_hangs_is_started_again(minio_host: MountHost) -> None:
+    host = minio_host
+    host.keeper = Keeper(host.platform, pulse_seconds=1)
+    host.publish("streets", FILES)
+    server = host.request({"name": "alice/streets", "mode": "stream"})
+    host.ready(server)
+    (before,) = _rclones(host)
+    before.suspend()
+    host.until(lambda: bool(_rclones(host)) and before.pid not in {p.pid for p in _rclones(host)})
+    host.ready(server)
+    assert (host.folder(server, "streets") / "readme.txt").read_bytes() == b"hello\n"
+
+
 @pytest.mark.parametrize("mode", ["cached", "stream"])
 def test_a_keeper_that_is_killed_is_followed_by_one_that_knows_all_of_it(
     minio_host: MountHost, mode: str
@@ -248,14 +262,19 @@ def test_what_is_larger_than_the_cache_is_streamed_and_says_so(
         assert (host.folder(server, "streets") / "readme.txt").read_bytes() == b"hello\n"
 
 
-def test_a_copy_waits_for_storage_that_is_away_and_says_so(
-    database_url: str, tmp_path: Path, minio_server: StorageServer, minio_store: ObjectStore
+@pytest.mark.parametrize("mode", ["cached", "stream"])
+def test_a_start_waits_for_storage_that_is_away_and_says_so(
+    database_url: str,
+    tmp_path: Path,
+    minio_server: StorageServer,
+    minio_store: ObjectStore,
+    mode: str,
 ) -> None:
     with mount_host(database_url, tmp_path, minio_store.access) as host:
         host.publish("streets", FILES)
         minio_server.stop()
         try:
-            server = host.request({"name": "alice/streets", "mode": "cached"})
+            server = host.request({"name": "alice/streets", "mode": mode})
             host.ready(server, state=MountState.AWAY)
             assert "does not answer" in host.rows(server)["streets"].message
         finally:
