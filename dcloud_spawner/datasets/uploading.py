@@ -67,6 +67,8 @@ async def begin(
         if plan.begun is not None:
             return plan.begun
         key = file_key(plans.dataset.id, version, plan.wanted.path)
+        if plan.upload is not None and not plan.upload.size_bytes:
+            return Begun(plan.wanted.path, Outcome.OPEN, plan.upload)
         if plan.upload is not None:
             try:
                 parts = await platform.in_storage_thread(

@@ -200,11 +200,19 @@ class Put:
             return
         body = {"uploads": [claim for _, claim in claims]}
         answer = self._platform.call("POST", f"{self._root}/complete", body)["items"]
-        for (file, _), item in zip(claims, answer, strict=True):
-            if item["problem"]:
+        for (file, claim), item in zip(claims, answer, strict=True):
+            if item["problem"] and not self._is_there(file, claim["sha256"], item["problem"]):
                 self._fail(file, _words(item["problem"]))
             else:
                 self._progress.file()
+
+    def _is_there(self, file: Local, sha256: str, problem: dict[str, Any]) -> bool:
+        """Whether only an answer got lost: the file was completed, and the draft has it."""
+        if problem["code"] != "not_found":
+            return False
+        files = [{**file.wish(), "replace": False}]
+        [found] = self._platform.call("POST", self._root, {"files": files})["items"]
+        return bool(found["outcome"] == "there" and found["sha256"] == sha256)
 
     def _fail(self, file: Local, why: str) -> None:
         self.failed.append((file.path, why))

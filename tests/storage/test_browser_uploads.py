@@ -228,6 +228,8 @@ def test_pause_resume_and_cancel(stage: StorageStage, open_page: Open, tmp_path:
     drop(page, tmp_path / "one.bin", tmp_path / "two.bin", upload_bytes_per_second=12 * MIB)
     page.get_by_role("button", name="Pause one.bin").click()
     expect(page.get_by_role("button", name="Resume one.bin")).to_be_visible()
+    assert not findings(page)
+    shot(page, "u_paused")
     page.get_by_role("button", name="Cancel two.bin").click()
     expect(page.get_by_text("two.bin")).to_have_count(0)
     page.get_by_role("button", name="Resume one.bin").click()

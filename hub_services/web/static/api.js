@@ -20,7 +20,7 @@ export async function call(method, path, body, key) {
   try {
     answer = await fetch(meta("api") + path, { method, headers, body: body && JSON.stringify(body) });
   } catch {
-    throw new Error("The platform does not answer. Try again in a moment.");
+    throw Object.assign(new Error("The platform does not answer. Try again in a moment."), { status: 0 });
   }
   const text = await answer.text();
   let data = null;
@@ -28,5 +28,5 @@ export async function call(method, path, body, key) {
   if (answer.ok) return data;
   const error = data?.error;
   const words = error ? `${error.message} ${error.hint}`.trim() : "The platform refused. Load the page again and try once more.";
-  throw Object.assign(new Error(words), { field: error?.field });
+  throw Object.assign(new Error(words), { field: error?.field, code: error?.code, status: answer.status, after: Number(answer.headers.get("Retry-After")) });
 }

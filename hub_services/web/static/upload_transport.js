@@ -1,9 +1,24 @@
 // Uppy sends parts straight to storage; the platform begins and completes each file. What a file is
 // at is told to `changed(entry)`; states: waiting, sending, paused, checking, done, same, failed.
-import { call } from "./api.js";
+import { call as callOnce } from "./api.js";
 
 const BATCH = 40, TOGETHER = 6, SIGNED_AHEAD = 16, SIGNED_MS = 45 * 60 * 1000;
 const RETRIES = [0, 1000, 3000, 5000, 10000, 20000];
+
+const pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
+
+/** Every call here may be made again: what was begun or completed already is told so. */
+async function call(...asked) {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await callOnce(...asked);
+    } catch (error) {
+      const busy = error.status === 0 || error.status === 429 || error.status >= 502;
+      if (!busy || attempt >= 6) throw error;
+      await pause(error.after ? error.after * 1000 : Math.min(1000 * 2 ** attempt, 20000));
+    }
+  }
+}
 
 /** Calls of one kind that come within a moment go together, at most `most` in one. */
 function together(most, send) {
@@ -90,6 +105,12 @@ export async function openTransport(dataset, changed) {
     return entry.urls.get(number);
   }
 
+  /** Whether an answer got lost: the file was completed, and the draft has it. */
+  async function isThere(entry, sha256) {
+    const { items: [begun] } = await call("POST", root, { files: [{ ...wish(entry), replace: false }], origin });
+    return begun.outcome === "there" && begun.sha256 === sha256;
+  }
+
   const complete = together(BATCH, async (uploads) => (await call("POST", `${root}/complete`, { uploads })).items);
 
   const uppy = new Uppy({ autoProceed: false, allowMultipleUploadBatches: true, logger: { debug() {}, warn() {}, error() {} } });
@@ -125,8 +146,9 @@ export async function openTransport(dataset, changed) {
     async completeMultipartUpload(file) {
       const entry = entryOf(file);
       set(entry, "checking");
-      const answer = await complete({ id: entry.upload.id, sha256: await entry.sum });
-      if (answer.problem) throw problem(answer.problem);
+      const sha256 = await entry.sum;
+      const answer = await complete({ id: entry.upload.id, sha256 });
+      if (answer.problem && !(answer.problem.code === "not_found" && await isThere(entry, sha256))) throw problem(answer.problem);
       return {};
     },
     async abortMultipartUpload(file, { uploadId }) {
@@ -160,8 +182,10 @@ export async function openTransport(dataset, changed) {
     entry.sum ??= sum(entry.file);
     if (sha256 && (await entry.sum) === sha256) return set(entry, "same", { sent: entry.file.size });
     entry.replace = true;
-    return start([entry]);
+    return resend(entry);
   }
+
+  const resend = together(BATCH, async (several) => { await start(several); return several; });
 
   function send(ready) {
     if (held) { heldBack.push(...ready); return; }
