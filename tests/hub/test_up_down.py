@@ -17,10 +17,17 @@ import httpx
 import psutil
 import pytest
 
+from dcloud_spawner.datasets import catalog, versions
+from dcloud_spawner.datasets.rights import Asker
+from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.storage.store import ObjectStore
+from dcloud_spawner.store import dataset_files, datasets
+from dcloud_spawner.store.dataset_files import NewFile
+from dcloud_spawner.store.events import Actor
 from tests.conftest import fresh_database
+from tests.memory_engine import MemoryEngine
 from tests.services import free_port
 
 pytestmark = pytest.mark.database
@@ -268,6 +275,39 @@ def test_a_part_goes_in_by_the_hubs_address_and_no_object_comes_out(shell: Shell
     (kept,) = folder.rglob("page.html")
     assert kept.stat().st_mode & 0o077 == 0
     store.remove(key)
+
+
+@pytest.mark.sqlite_suffices
+def test_a_killed_process_data_comes_back_and_publishes(shell: Shell) -> None:
+    settings = Settings(
+        state=shell.state,
+        storage_port=int(shell.environment["DCLOUD_STORAGE_PORT"]),
+        database_url=shell.environment["DCLOUD_DATABASE_URL"],
+    )
+    ann = Asker(Actor("ann"))
+    platform = Platform(settings, engine=MemoryEngine())
+    try:
+        made = catalog.create(platform, ann, "cars", catalog.Description())
+        with platform.database.transaction() as connection:
+            draft = datasets.draft_of(connection, made.id)
+            assert draft is not None
+            new = [NewFile(f"{number}.bin", 1 << 20) for number in range(8)]
+            dataset_files.put(connection, draft.id, new, "ann", utc_now())
+        for file in new:
+            platform.storage.put(file_key(made.id, draft.id, file.path), bytes(file.size_bytes))
+        before = shell.pid("data")
+        versions.begin_publish(platform, ann, made.id)
+        os.kill(before, signal.SIGKILL)
+
+        def published() -> bool:
+            with platform.database.reading() as connection:
+                return datasets.get(connection, made.id).latest_number == 1
+
+        wait(published)
+        assert shell.pid("data") != before
+        assert "Traceback" not in (shell.state / "logs" / "data.log").read_text()
+    finally:
+        platform.close()
 
 
 def test_up_again_changes_nothing_and_says_so(shell: Shell) -> None:
