@@ -33,6 +33,7 @@ from tests.storage.servers import StorageServer
 
 pytestmark = [
     pytest.mark.docker,
+    pytest.mark.sqlite_suffices,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root"),
 ]
 
@@ -192,7 +193,7 @@ def _survives(
         reader.goes_on("kept")
         server.stop(kill=True)
         try:
-            reader.goes_on("kept", 50)
+            reader.goes_on("kept")
             until(lambda: host.rows(workload)["streamed"].state is MountState.AWAY, 40)
             time.sleep(away_seconds)
         finally:

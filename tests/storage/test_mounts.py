@@ -22,7 +22,10 @@ from tests.mounting import MountHost, mount_host
 from tests.platforms import actions
 from tests.storage.servers import StorageServer
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+pytestmark = [
+    pytest.mark.sqlite_suffices,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root"),
+]
 
 FILES = {
     "readme.txt": b"hello\n",
