@@ -44,7 +44,21 @@ def of_cpu(**fields: Any) -> dict[str, Any]:
     return {"profile": "cpu", **fields}
 
 
+OWNER_NAME = "Write owner/name"
+
 BAD: list[tuple[dict[str, Any], str, str]] = [
+    # Datasets.
+    (of_cpu(datasets="ann/cars"), "datasets", "valid list"),
+    (of_cpu(datasets={"name": "ann/cars"}), "datasets", "valid list"),
+    (of_cpu(datasets=[7]), "datasets", "For example"),
+    (of_cpu(datasets=["cars"]), "datasets", OWNER_NAME),
+    (of_cpu(datasets=["ann/.."]), "datasets", OWNER_NAME),
+    (of_cpu(datasets=["ann/cars\x00"]), "datasets", "For example"),
+    (of_cpu(datasets=["a" * 100_000]), "datasets", "For example"),
+    (of_cpu(datasets=[f"ann/cars-{n}" for n in range(21)]), "datasets", "At most 20"),
+    (of_cpu(datasets=[{"name": "ann/cars", "version": 0}]), "datasets", "A number from 1"),
+    (of_cpu(datasets=[{"name": "ann/cars", "mode": "rw"}]), "datasets", "cached, stream"),
+    (of_cpu(datasets=[{"name": "ann/cars", "target": "/"}]), "datasets", "name, version, mode"),
     # The number of GPUs.
     (of_gpu(gpus=5), "gpus", GPUS),
     (of_gpu(gpus=-1), "gpus", GPUS),
@@ -326,6 +340,8 @@ def press_start(visitor: Visitor, form: dict[str, Any], path: str = "/hub/spawn"
 
 
 BAD_FORMS: list[tuple[dict[str, Any], str, str]] = [
+    ({"profile": "cpu", "datasets": ["", "cars"]}, "datasets", OWNER_NAME),
+    ({"profile": "cpu", "datasets": "a/b", "version@a/b": "x"}, "datasets", "A number from 1"),
     ({"profile": "gpu", "gpu.gpus": "5"}, "gpus", GPUS),
     ({"profile": "gpu", "gpu.gpus": "-1"}, "gpus", GPUS),
     ({"profile": "gpu", "gpu.gpus": "+9"}, "gpus", GPUS),
