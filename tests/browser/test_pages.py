@@ -116,7 +116,7 @@ def empty_page(page: Page, hub: StagedHub, user: str) -> None:
 
 
 def stopping_page(page: Page, hub: StagedHub, user: str) -> None:
-    hub.stage(user, ready=True, stop_seconds=30)
+    hub.stage(user, ready=True, stop_seconds=300)  # longer than whoever looks at the page
     page.goto(f"{hub.url}/hub/spawn")
     page.click("#o-go")
     page.wait_for_url(f"**/user/{user}/**")
