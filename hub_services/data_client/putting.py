@@ -17,6 +17,9 @@ from .progress import Progress
 from .sending import Sender
 
 BATCH = 50
+"""Files of one call."""
+BATCHES = 3
+"""While one is sent the next one is begun and the one before is completed."""
 SIGNED_AHEAD = 16
 HASH_BYTES = 1 << 20
 
@@ -96,16 +99,20 @@ class Put:
     def run(self, files: Sequence[Local]) -> None:
         """Send them all; what fails is in ``failed``, the others are done."""
         total = sum(file.size_bytes for file in files)
+        batches = ThreadPoolExecutor(BATCHES, "batch")
         finished = False
         try:
+            asked: list[Future[None]] = []
             for batch in _batches(files):
-                self._batch(batch, total)
+                asked.append(batches.submit(self._batch, batch, total))
                 total -= sum(file.size_bytes for file in batch)
+            for each in asked:
+                each.result()
             finished = True
         finally:
             # A key that ends it must not wait for what was not begun.
-            self._parts.shutdown(wait=finished, cancel_futures=not finished)
-            self._sums.shutdown(wait=finished, cancel_futures=not finished)
+            for pool in (batches, self._parts, self._sums):
+                pool.shutdown(wait=finished, cancel_futures=not finished)
 
     def _batch(self, files: Sequence[Local], total: int) -> None:
         begun = self._platform.call(
