@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -42,6 +42,8 @@ SEED = 20261121
 DATASETS = int(os.environ.get("DCLOUD_BENCH_DATASETS", "10000"))
 FILES = int(os.environ.get("DCLOUD_BENCH_FILES", "1000000"))
 ROUNDS = int(os.environ.get("DCLOUD_BENCH_ROUNDS", "15"))
+KEPT = os.environ.get("DCLOUD_BENCH_CATALOGUE", "")
+"""A database that is kept: made by the first run, and only asked again by later ones."""
 USERS = 200
 GROUPS = 20
 LARGEST = 0.2
@@ -73,7 +75,6 @@ class Made:
     deep_folder: str = ""
     deep_file: str = ""
     small: str = ""
-    tables: dict[str, int] = field(default_factory=dict)
 
 
 def user(number: int) -> str:
@@ -81,8 +82,8 @@ def user(number: int) -> str:
     return f"user-{number:03}"
 
 
-def write(platform: Platform, dice: random.Random) -> Made:
-    """Fill the store."""
+def write(platform: Platform, dice: random.Random, *, kept: bool = False) -> Made:
+    """Fill the store; or only say what was made, where it is ``kept`` from a run before."""
     made = Made()
     rows: dict[Table, list[dict[str, object]]] = {
         table: []
@@ -92,7 +93,9 @@ def write(platform: Platform, dice: random.Random) -> Made:
     for number in range(DATASETS):
         count = int(FILES * LARGEST) if number == 0 else rest // (DATASETS - 1)
         _dataset(dice, number, count, rows, made)
-        if sum(map(len, rows.values())) > BATCH:
+        if kept and made.small:
+            return made
+        if not kept and sum(map(len, rows.values())) > BATCH:
             _flush(platform, rows)
     _flush(platform, rows)
     return made
@@ -281,17 +284,19 @@ def measure() -> dict[str, Result]:
     """Make it, ask, and remove it."""
     logging.disable(logging.WARNING)
     folder = Path(tempfile.mkdtemp(prefix="dcloud-bench-"))
+    path = Path(KEPT) if KEPT else folder / "dcloud.sqlite"
+    kept = path.exists()
     try:
         with WebStage(
             folder,
-            database_url=f"sqlite:///{folder / 'dcloud.sqlite'}",
+            database_url=f"sqlite:///{path}",
             hub_database_url=f"sqlite:///{folder / 'hub.sqlite'}",
             nodes=(node(),),
         ) as stage:
             begun = time.perf_counter()
-            made = write(stage.platform, random.Random(SEED))
-            taken = time.perf_counter() - begun
-            print(f"{DATASETS} datasets, {FILES} files, written in {taken:.0f} s")
+            made = write(stage.platform, random.Random(SEED), kept=kept)
+            taken = "kept" if kept else f"written in {time.perf_counter() - begun:.0f} s"
+            print(f"{DATASETS} datasets, {FILES} files, {taken}")
             for number in range(0, GROUPS, 7):
                 stage.join(user(7), f"group-{number:02}")
             return _measured(stage, asks(made))

@@ -6,6 +6,7 @@ of the dataset in the same transaction.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -241,12 +242,16 @@ def files_in(
 def search(
     connection: Connection, version: str, word: str, *, after: str = "", limit: int = 200
 ) -> Sequence[File]:
-    """Files with a word in their path, in order."""
+    """Files with a word in their path, in order; large and small letters are the same."""
+    escaped = re.sub(r"([\\%_])", r"\\\1", word)
     query = (
         select(dataset_files)
         .where(
             dataset_files.c.version == version,
-            dataset_files.c.path.icontains(word, autoescape=True),
+            dataset_files.c.path.ilike(f"%{escaped}%", escape="\\")
+            if connection.dialect.name != "sqlite"
+            # Which does not tell large from small letters of ASCII by itself.
+            else dataset_files.c.path.like(f"%{escaped}%", escape="\\"),
             dataset_files.c.path > after,
         )
         .order_by(dataset_files.c.path)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, and_, case, func, or_, select
 
-from dcloud_spawner.store.database import UtcDateTime
 from dcloud_spawner.store.datasets import Dataset, VersionState
 from dcloud_spawner.store.datasets_schema import dataset_jobs, dataset_versions, datasets
-
-NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Order(StrEnum):
@@ -25,31 +22,38 @@ class Order(StrEnum):
     SIZE = "size"
 
 
-_COLUMNS: Mapping[Order, tuple[ColumnElement[object], bool]] = {
+_COLUMNS: Mapping[Order, tuple[Column[Any], bool]] = {
     Order.CHANGED: (datasets.c.changed_at, True),
-    # What was never used comes last, on every database.
-    Order.USED: (func.coalesce(datasets.c.last_used_at, literal(NEVER, UtcDateTime())), True),
+    Order.USED: (datasets.c.last_used_at, True),
     Order.NAME: (datasets.c.name, False),
     Order.SIZE: (datasets.c.size_bytes, True),
 }
+"""The column, and whether its largest comes first."""
 
 
-def place(dataset: Dataset, order: Order) -> object:
-    """The value of a dataset by which a list is sorted: with its id, where the next part begins."""
+def place(dataset: Dataset, order: Order) -> Any:
+    """The value of a dataset by which a list is sorted: with its id, where the next part begins.
+    None, which was never used, comes last."""
     return {
         Order.CHANGED: dataset.changed_at,
-        Order.USED: dataset.last_used_at or NEVER,
+        Order.USED: dataset.last_used_at,
         Order.NAME: dataset.name,
         Order.SIZE: dataset.size_bytes,
     }[order]
 
 
+def _has(connection: Connection, word: str) -> ColumnElement[bool]:
+    """Whether a dataset has a word; not by LIKE, which takes three times as long."""
+    find = func.instr if connection.dialect.name == "sqlite" else func.strpos
+    return find(datasets.c.search_text, word.casefold()) > 0
+
+
 def _wanted(
-    condition: ColumnElement[bool], words: Sequence[str], binned: bool
+    connection: Connection, condition: ColumnElement[bool], words: Sequence[str], binned: bool
 ) -> ColumnElement[bool]:
     away = datasets.c.deleted_at
     found = [condition, away.is_not(None) if binned else away.is_(None)]
-    found += [datasets.c.search_text.contains(word.casefold(), autoescape=True) for word in words]
+    found += [_has(connection, word) for word in words]
     return and_(*found)
 
 
@@ -60,19 +64,35 @@ def listed(
     *,
     words: Sequence[str] = (),
     binned: bool = False,
-    after: tuple[object, str] | None = None,
+    after: tuple[Any, str] | None = None,
     limit: int,
 ) -> Sequence[Dataset]:
     """One part of a list: what meets the condition, is in the bin or not, and has all the words.
     ``after`` is :func:`place` and id of the last one of the part before."""
     column, descending = _COLUMNS[order]
-    query = select(datasets).where(_wanted(condition, words, binned))
+    query = select(datasets).where(_wanted(connection, condition, words, binned))
     if after is not None:
-        value, identifier = after
-        beyond = column < value if descending else column > value
-        query = query.where(or_(beyond, and_(column == value, datasets.c.id > identifier)))
-    query = query.order_by(column.desc() if descending else column, datasets.c.id).limit(limit)
+        query = query.where(_beyond(column, descending, *after))
+    # Both in one direction, as an index has them.
+    ends = (
+        (column.desc().nulls_last(), datasets.c.id.desc())
+        if descending
+        else (column, datasets.c.id)
+    )
+    query = query.order_by(*ends).limit(limit)
     return [Dataset(**row._mapping) for row in connection.execute(query)]
+
+
+def _beyond(
+    column: Column[Any], descending: bool, value: Any, identifier: str
+) -> ColumnElement[bool]:
+    """What comes after a place."""
+    if not descending:
+        return or_(column > value, and_(column == value, datasets.c.id > identifier))
+    if value is None:
+        return and_(column.is_(None), datasets.c.id < identifier)
+    same = and_(column == value, datasets.c.id < identifier)
+    return or_(column < value, same, column.is_(None))
 
 
 def counts(
@@ -84,7 +104,9 @@ def counts(
     """How many of what is visible and has all the words are of each part, by its name."""
     names = list(parts)
     sums = [func.coalesce(func.sum(case((parts[name], 1), else_=0)), 0) for name in names]
-    query = select(*sums).select_from(datasets).where(_wanted(visible, words, binned=False))
+    query = (
+        select(*sums).select_from(datasets).where(_wanted(connection, visible, words, binned=False))
+    )
     row = connection.execute(query).one()
     return {name: int(value) for name, value in zip(names, row, strict=True)}
 

@@ -66,7 +66,7 @@ def rendered(text: str) -> str:
 
 
 def _set_headings(tokens: Sequence[Token]) -> None:
-    """Levels that follow on those of the page and leave none out, whatever the writer began with."""
+    """Levels that follow on those of the page and leave none out."""
     outline: list[int] = []
     for token in tokens:
         if token.type == "heading_open":
@@ -78,5 +78,6 @@ def _set_headings(tokens: Sequence[Token]) -> None:
 
 def first_words(text: str, most: int = 160) -> str:
     """The beginning as plain words, for a list."""
-    plain = html.unescape(" ".join(nh3.clean(rendered(text), tags=set()).split()))
+    # Of a long one only the beginning is looked at: a list has many.
+    plain = html.unescape(" ".join(nh3.clean(rendered(text[: 3 * most]), tags=set()).split()))
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"

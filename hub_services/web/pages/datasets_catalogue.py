@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlencode
 
 from sqlalchemy import ColumnElement, Connection, and_, true
@@ -120,10 +121,17 @@ def read_catalogue(call: Call) -> Catalogue:
     with call.platform.database.reading() as connection:
         found = asking(connection, call.viewer)
         seen, parts = visible(found), conditions(found)
-        rows = listed(
-            connection, and_(seen, parts[view]), order, words=words, after=after, limit=SHOWN + 1
-        )
         numbers = counts(connection, seen, parts, words)
+        rows: Sequence[Dataset] = ()
+        if numbers[view]:
+            rows = listed(
+                connection,
+                and_(seen, parts[view]),
+                order,
+                words=words,
+                after=after,
+                limit=SHOWN + 1,
+            )
         shown = _rows(connection, call, found, rows[:SHOWN])
         any_ = bool(numbers["all"]) or bool(
             words and counts(connection, seen, {"all": true()})["all"]
@@ -181,14 +189,16 @@ def _written_place(dataset: Dataset, order: Order) -> str:
     return base64.urlsafe_b64encode(json.dumps([said, dataset.id]).encode()).decode()
 
 
-def _read_place(text: str, order: Order) -> tuple[object, str] | None:
+def _read_place(text: str, order: Order) -> tuple[Any, str] | None:
     if not text:
         return None
     right = False
     value, identifier = None, ""
     with suppress(ValueError, TypeError, AttributeError):
         value, identifier = json.loads(base64.urlsafe_b64decode(text.encode()))
-        if order in (Order.CHANGED, Order.USED):
+        if order is Order.USED and value is None:
+            right = True
+        elif order in (Order.CHANGED, Order.USED):
             value = datetime.fromisoformat(value)
             right = value.tzinfo is not None
         elif order is Order.NAME:
