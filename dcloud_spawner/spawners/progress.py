@@ -214,11 +214,7 @@ class SpawnerProgress(HubSpawner):
             "log": [{"at": _iso(at), "text": text} for at, text in self._log_lines(workload)],
             "workload": workload.id,
         }
-        meanwhile = self._meanwhile(workload) if queued else None
-        if meanwhile is not None:
-            event["meanwhile"] = meanwhile
-        elif queued:
-            event["on_cpu"] = cpu_starts_now(workload, profile, state)
+        event.update(self._on_cpu(workload, profile, state) if queued else {})
         booked = state.reservations.get(workload.reservation or "")
         if queued and booked is not None:
             event["reservation"] = _reservation(booked)
@@ -226,10 +222,18 @@ class SpawnerProgress(HubSpawner):
             event["record"] = {"inside": state.record.inside, "of": state.record.count}
         if stage == "image":
             event["image"] = {"message": self.fetching_image}
-        mounts = state.mounts.get(workload.id)
-        if mounts:
+        if mounts := state.mounts.get(workload.id):
             event["datasets"] = [mount_view(one) for one in mounts]
         return event
+
+    def _on_cpu(
+        self, workload: Workload, profile: Profile | None, state: PoolState
+    ) -> dict[str, Any]:
+        """What its owner works on meanwhile, or whether there could be something."""
+        meanwhile = self._meanwhile(workload)
+        if meanwhile is not None:
+            return {"meanwhile": meanwhile}
+        return {"on_cpu": cpu_starts_now(workload, profile, state)}
 
     def _meanwhile(self, workload: Workload) -> dict[str, str] | None:
         """The server on which its owner works while this one waits."""
