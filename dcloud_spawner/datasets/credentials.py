@@ -73,7 +73,6 @@ class Reach:
         return session_policy(
             bucket,
             read=[place.prefix for place in self.places],
-            write=(),
             objects=[place.manifest for place in self.places],
             lists=lists,
             own=OwnBucket(self.own_bucket, self.room) if self.own_bucket else None,

@@ -83,7 +83,7 @@ class CapabilityBook:
     def _has_sts(self) -> bool:
         try:
             # Keys for nothing.
-            assume(self._store.access, session_policy(self._store.bucket, read=(), write=()))
+            assume(self._store.access, session_policy(self._store.bucket))
         except StorageRefused:
             return False
         return True

@@ -2,9 +2,9 @@
 
     datasets/DATASET/VERSION/PATH      the files of one version, under their own names
     manifests/DATASET/VERSION.json     its manifest, beside and not inside what is mounted
-    people/HOME/PATH                   somebody's personal space
 
-Every prefix ends in ``/``, so that no policy for one reaches its longer-named neighbour.
+Somebody's personal space is a bucket beside it (``own_bucket``). Every prefix ends in ``/``, so
+that no policy for one reaches its longer-named neighbour.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 
 DATASETS = "datasets/"
 MANIFESTS = "manifests/"
-PEOPLE = "people/"
 
 
 def dataset_prefix(dataset: str) -> str:
@@ -47,11 +46,6 @@ def manifest_key(dataset: str, version: str) -> str:
     return f"{manifests_prefix(dataset)}{_checked(version)}.json"
 
 
-def person_prefix(home: str) -> str:
-    """The personal space that belongs to a home folder's id."""
-    return f"{PEOPLE}{_checked(home)}/"
-
-
 def own_bucket(bucket: str, home: str) -> str:
     """The bucket that is the personal space of a home's user. A bucket and no prefix: MinIO does
     not keep a list to the prefix that a policy names (``list_probe``), and people list their own.
@@ -77,8 +71,6 @@ def place_of(key: str) -> Place | None:
     owner, _, rest = rest.partition("/")
     if not owner or not rest:
         return None
-    if kind == "people":
-        return Place("person", owner, path=rest)
     if kind == "manifests" and rest.endswith(".json") and "/" not in rest:
         return Place("manifest", owner, rest.removesuffix(".json"))
     version, _, path = rest.partition("/")

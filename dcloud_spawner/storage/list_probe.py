@@ -38,7 +38,7 @@ TRICKS: tuple[tuple[str, Mapping[str, str]], ...] = (
 
 def lists_are_confined(access: StorageAccess) -> bool:
     """Whether none of the tricks gets a list. Blocks; raises StorageAway, StorageRefused."""
-    keys = assume(access, session_policy(access.bucket, read=[PROBE], write=()))
+    keys = assume(access, session_policy(access.bucket, read=[PROBE]))
     try:
         with urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=20)) as pool:
             return all(

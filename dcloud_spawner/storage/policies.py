@@ -1,7 +1,7 @@
 """What a short-lived key may do, as an S3 policy. Pure.
 
 One statement for each kind of act and no spaces, for Ceph refuses those, and MinIO and AWS refuse
-a policy of more than 2,048 characters: that is room for about nine versions of datasets.
+a policy of more than 2,048 characters: that is room for about eight versions of datasets.
 """
 
 from __future__ import annotations
@@ -32,39 +32,26 @@ class OwnBucket:
     writable: bool = True
 
 
-def fitting_policy(
-    bucket: str, *, read: Sequence[str], write: Sequence[str]
-) -> tuple[str, tuple[str, ...]]:
-    """A session policy for as many of the prefixes to read as fit, from the first on, and those
-    that are left out."""
-    for count in range(len(read), -1, -1):
-        policy = session_policy(bucket, read=read[:count], write=write)
-        if len(policy) <= LONGEST:
-            return policy, tuple(read[count:])
-    raise ValueError("not even what is written fits")
-
-
 def session_policy(
     bucket: str,
     *,
-    read: Sequence[str],
-    write: Sequence[str],
+    read: Sequence[str] = (),
     put: Sequence[str] = (),
     objects: Sequence[str] = (),
     lists: bool = True,
     own: OwnBucket | None = None,
 ) -> str:
-    """Read under some prefixes of a bucket, read and write under others, ``put`` without reading
-    under a third kind, and nothing else. ``objects`` are read by their whole keys.
+    """Read under some prefixes of a bucket, ``put`` without reading under others, and nothing else.
+    ``objects`` are read by their whole keys.
 
     Prefixes end in ``/`` and hold no wildcard (ValueError): they come from :mod:`keys`.
     ``lists``: whether the prefixes may be listed; only where the storage keeps such a list to
     its prefix (``capabilities``). A bucket of one's own is listed anyway.
     """
-    for prefix in (*read, *write, *put, *(f"{key}/" for key in objects)):
+    for prefix in (*read, *put, *(f"{key}/" for key in objects)):
         if not _PLAIN.fullmatch(prefix):
             raise ValueError(f"{prefix!r} is no prefix of ours")
-    readable = sorted({*read, *write})
+    readable = sorted({*read})
     statements: list[dict[str, object]] = [
         # Who holds a key must not make another, longer-lived one of it.
         {"Effect": "Deny", "Action": ["admin:*"]},
@@ -75,8 +62,6 @@ def session_policy(
         whole = [f"{_arn(bucket)}/{key}" for key in objects]
         given = [_arn(bucket, prefix) for prefix in readable]
         statements.append(_allow(["s3:GetObject"], [*given, *whole]))
-    if write:
-        statements.append(_allow(_WRITE, [_arn(bucket, prefix) for prefix in sorted({*write})]))
     if put:
         statements.append(_allow(["s3:PutObject"], [_arn(bucket, prefix) for prefix in put]))
     if own is not None:

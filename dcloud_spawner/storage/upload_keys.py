@@ -43,7 +43,7 @@ class UploadKeys:
                 return self._keys
             if time.monotonic() < self._none_until:
                 return None
-            policy = session_policy(self._access.bucket, read=(), write=(), put=(DATASETS,))
+            policy = session_policy(self._access.bucket, put=(DATASETS,))
             try:
                 keys = assume(self._access, policy, int(LIFE.total_seconds()))
             except StorageRefused:

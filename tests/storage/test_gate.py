@@ -18,8 +18,8 @@ import pytest
 
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.storage.access import upload_route
-from dcloud_spawner.storage.keys import file_key, person_prefix
-from dcloud_spawner.storage.policies import session_policy
+from dcloud_spawner.storage.keys import file_key
+from dcloud_spawner.storage.policies import OwnBucket, session_policy
 from dcloud_spawner.storage.store import MIN_PART_BYTES, ObjectStore
 from dcloud_spawner.storage.sts import assume
 from hub_services.cli.deployment import cache_dir
@@ -143,8 +143,7 @@ def test_a_users_own_keys_show_no_page_on_the_hubs_address(
 ) -> None:
     if storage_server.kind != "minio":
         return  # nobody has keys there
-    space = person_prefix("home1")
-    keys = assume(store.access, session_policy(store.bucket, read=(), write=[space]))
+    keys = assume(store.access, session_policy(store.bucket, own=OwnBucket(store.bucket)))
     mine = ObjectStore(
         replace(
             store.access,
@@ -154,8 +153,8 @@ def test_a_users_own_keys_show_no_page_on_the_hubs_address(
             public_url=origin,
         )
     )
-    mine.put(f"{space}page.html", b"<script>1</script>", content_type="text/html")
-    answer = httpx.get(mine.presign_get(f"{space}page.html"))
+    mine.put(KEY, b"<script>1</script>", content_type="text/html")
+    answer = httpx.get(mine.presign_get(KEY))
     assert answer.status_code == 403 and "script" not in answer.text
 
 
