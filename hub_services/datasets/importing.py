@@ -24,7 +24,7 @@ from dcloud_spawner.store.datasets import VersionState
 from hub_services.datasets import elsewhere
 from hub_services.datasets.leftovers import spool_folder
 from hub_services.datasets.outside import Found, GivenUp, Source, guarded_pool, opened, reach_of
-from hub_services.datasets.receiving import Opener, is_there, receive, target
+from hub_services.datasets.receiving import Arrivals, Opener, is_there, receive, target
 from hub_services.datasets.unpacking import contents, open_zip
 from hub_services.datasets.work import Cancelled, Work
 
@@ -98,7 +98,9 @@ def _import_file(work: Work, opener: Opener) -> None:
         imports.keep_room(connection, work.platform.settings, work.job.id, found.size_bytes)
         imports.note(connection, work.job.id, {imports.VALIDATOR: found.validator})
     same = found.validator if found.validator == known else ""
-    receive(work, to, opener, same)
+    arrivals = Arrivals(work)
+    receive(work, to, opener, arrivals, same)
+    arrivals.write()
 
 
 # ---------------------------------------------------------------------------- on this disk
@@ -215,9 +217,11 @@ def _bring(work: Work, files: Sequence[Coming]) -> None:
             refuse_clash(connection, to.version, to.path)
     with work.writing() as connection:
         imports.keep_room(connection, work.platform.settings, work.job.id, room)
+    arrivals = Arrivals(work)
     with ThreadPoolExecutor(FILES_AT_ONCE, "import") as pool:
         futures = [
-            pool.submit(receive, work, to, each.opener, each.validator) for to, each in missing
+            pool.submit(receive, work, to, each.opener, arrivals, each.validator)
+            for to, each in missing
         ]
         try:
             for future in futures:
@@ -225,6 +229,7 @@ def _bring(work: Work, files: Sequence[Coming]) -> None:
         finally:
             for future in futures:
                 future.cancel()
+    arrivals.write()
 
 
 def import_store(work: Work) -> None:

@@ -8,7 +8,9 @@ the draft only when all of it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,12 +25,16 @@ from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.storage.store import Part
 from dcloud_spawner.store import dataset_files, events
 from dcloud_spawner.store.dataset_files import NewFile
+from dcloud_spawner.store.events import Line
 from hub_services.datasets.outside import Found, GivenUp, SourceAway
 from hub_services.datasets.work import Work
 
 AHEAD = 2
 """Parts that are on their way to the storage while the next one is read."""
 READ_BYTES = 1 << 20
+AT_ONCE = 100
+WRITE_SECONDS = 1.0
+"""So many files, or those of so long, are written in one transaction."""
 
 
 class Readable(Protocol):
@@ -74,22 +80,86 @@ def read_exactly(work: Work, source: Readable, size_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def receive_small(work: Work, to: Target, source: Readable) -> None:
-    """A file that is sent to the storage at once. Its room is kept already."""
-    _refuse_clash(work, to)
-    data = read_exactly(work, source, to.size_bytes)
-    _refuse_more(source, to)
-    etag = work.store.put(to.key, data)
-    _add(work, to, etag, hashlib.sha256(data).hexdigest())
+@dataclass(frozen=True)
+class Arrival:
+    """A file that the storage has."""
+
+    to: Target
+    etag: str
+    sha256: str | None
 
 
-def receive(work: Work, to: Target, opener: Opener, validator: str = "") -> None:
+class Arrivals:
+    """Puts files into the draft, many in one transaction. Thread-safe."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._waiting: list[Arrival] = []
+        self._written = time.monotonic()
+
+    def add(self, arrived: Arrival) -> None:
+        """One more; all that wait are written when there are many or a second is over."""
+        with self._lock:
+            self._waiting.append(arrived)
+            late = time.monotonic() - self._written > WRITE_SECONDS
+            due = late or len(self._waiting) >= AT_ONCE
+        self._work.add(files=1)
+        if due:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits. Raises Cancelled, and Conflict for what has no place in the draft."""
+        with self._lock:
+            arrived, self._waiting = self._waiting, []
+            self._written = time.monotonic()
+        if arrived:
+            _write(self._work, arrived)
+
+
+def _write(work: Work, arrived: Sequence[Arrival]) -> None:
+    now = utc_now()
+    job, version = work.job.id, arrived[0].to.version
+    with work.writing() as connection:
+        for each in arrived:
+            refuse_clash(connection, version, each.to.path)
+            imports.forget_upload(connection, job, each.to.key)
+        new = [
+            NewFile(each.to.path, each.to.size_bytes, each.sha256, each.etag.strip('"'))
+            for each in arrived
+        ]
+        dataset_files.put(connection, version, new, work.job.by, now)
+        imports.give_room(connection, job, sum(each.to.size_bytes for each in arrived))
+        lines = [
+            Line(
+                work.actor,
+                "dataset.upload",
+                work.job.dataset,
+                detail={
+                    "path": each.to.path,
+                    "bytes": each.to.size_bytes,
+                    "sha256": each.sha256,
+                    "import": job,
+                },
+            )
+            for each in arrived
+        ]
+        events.note_all(connection, lines, at=now)
+
+
+def receive(
+    work: Work, to: Target, opener: Opener, arrivals: Arrivals, validator: str = ""
+) -> None:
     """A file from its source; a large one goes on where an earlier process was. Its room is kept
     already."""
     part_bytes = part_bytes_of(to.size_bytes)
     if to.size_bytes <= part_bytes:
+        _refuse_clash(work, to)
         with opener(0, "") as source:
-            receive_small(work, to, source)
+            data = read_exactly(work, source, to.size_bytes)
+            _refuse_more(source, to)
+        etag = work.store.put(to.key, data)
+        arrivals.add(Arrival(to, etag, hashlib.sha256(data).hexdigest()))
         return
     _refuse_clash(work, to)
     upload, parts = _begun(work, to, part_bytes)
@@ -103,7 +173,7 @@ def receive(work: Work, to: Target, opener: Opener, validator: str = "") -> None
         sha256 = _send_parts(work, to, source, upload, parts, part_bytes)
     work.check()
     etag = work.store.complete_upload(to.key, upload, parts)
-    _add(work, to, etag, sha256)
+    arrivals.add(Arrival(to, etag, sha256))
 
 
 def _begun(work: Work, to: Target, part_bytes: int) -> tuple[str, list[Part]]:
@@ -161,26 +231,6 @@ def _refuse_more(source: Readable, to: Target) -> None:
 def _refuse_clash(work: Work, to: Target) -> None:
     with work.platform.database.reading() as connection:
         refuse_clash(connection, to.version, to.path)
-
-
-def _add(work: Work, to: Target, etag: str, sha256: str | None) -> None:
-    now = utc_now()
-    work.add(files=1)
-    with work.writing() as connection:
-        refuse_clash(connection, to.version, to.path)
-        new = NewFile(to.path, to.size_bytes, sha256, etag.strip('"'))
-        dataset_files.put(connection, to.version, [new], work.job.by, now)
-        imports.give_room(connection, work.job.id, to.size_bytes)
-        imports.forget_upload(connection, work.job.id, to.key)
-        detail: dict[str, object] = {
-            "path": to.path,
-            "bytes": to.size_bytes,
-            "sha256": sha256,
-            "import": work.job.id,
-        }
-        events.note(
-            connection, work.actor, "dataset.upload", work.job.dataset, at=now, detail=detail
-        )
 
 
 def is_there(work: Work, to: Target) -> bool:

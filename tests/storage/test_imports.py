@@ -29,6 +29,7 @@ from dcloud_spawner.datasets import catalog, imports, versions
 from dcloud_spawner.datasets.addresses import Reach, networks
 from dcloud_spawner.datasets.import_orders import store_order, url_order
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotAllowed, UserError
+from dcloud_spawner.roles import RoleLimits
 from dcloud_spawner.storage.errors import UploadGone
 from dcloud_spawner.storage.keys import dataset_prefix
 from dcloud_spawner.storage.store import ObjectStore
@@ -42,7 +43,7 @@ from tests.storage.outside import Outside, Page, outside
 from tests.storage.servers import StorageServer
 from tests.storage.world import ANN, BOB, Lab, lab
 
-pytestmark = pytest.mark.database
+pytestmark = [pytest.mark.database, pytest.mark.sqlite_suffices]
 
 LOOPBACK = ("127.0.0.0/8",)
 LARGE = random.Random(1).randbytes(40 << 20)
@@ -564,6 +565,43 @@ def test_a_cancelled_import_stops_and_leaves_nothing(world: Lab, web: Outside) -
     assert world.job(job.id).state is JobState.CANCELLED
     assert world.files(world.draft(dataset).id) == {}
     nothing_left(world, dataset, job)
+
+
+def test_a_draft_that_is_discarded_under_an_import_leaves_nothing(world: Lab, web: Outside) -> None:
+    dataset = world.dataset()
+    web.pages["/slow.zip"] = Page(
+        zipped({str(n): LARGE[n << 20 : (n + 1) << 20] for n in range(30)})
+    )
+    order = url_order(f"{web.url}/slow.zip", unpack=True)
+    job = imports.begin_import(world.platform, ANN, dataset.id, order)
+    world.turn()
+    deadline = time.monotonic() + 20
+    while world.job(job.id).done_files < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    versions.discard_draft(world.platform, ANN, dataset.id)
+    with world.platform.database.reading() as connection:
+        (purge,) = dataset_jobs.open_jobs(connection)
+    assert world.wait(purge).state is JobState.DONE
+    assert list(world.store.list(dataset_prefix(dataset.id))) == []
+    assert world.now(dataset).stored_bytes == 0
+    assert imports.kept_secrets(world.platform.settings) == []
+
+
+def test_an_import_for_which_its_owner_has_no_room_is_refused(
+    shut: Lab, web: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = opened_dataset(shut, monkeypatch)
+    roles = {"standard": RoleLimits(storage_gib=20 / 1024)}
+    small = shut.platform.settings.model_copy(update={"roles": roles})
+    monkeypatch.setattr(shut.platform, "settings", small)
+    web.pages["/large"] = Page(LARGE)
+    web.pages["/endless"] = Page(LARGE, length=None)
+    for path in ("large", "endless"):
+        job = fetch(shut, dataset, f"{web.url}/{path}")
+        assert job.state is JobState.FAILED
+        assert "room" in job.message or "larger than" in job.message
+    assert list(shut.store.list(dataset_prefix(dataset.id))) == []
+    nothing_left(shut, dataset, job)
 
 
 def test_a_job_that_was_cancelled_while_nobody_did_it_is_cleared_up_after(

@@ -126,6 +126,7 @@ def test_an_import_that_is_killed_goes_on_where_it_was(
         assert world.publish(dataset).state is JobState.DONE
 
 
+@pytest.mark.sqlite_suffices
 def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(
     processes: Any, database_url: str, tmp_path: Path, minio_store: ObjectStore
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_job_waits_for_a_storage_that_is_away_and_then_goes_on(
         assert list(world.store.list(dataset_prefix(dataset.id)))
 
 
+@pytest.mark.sqlite_suffices
 def test_there_is_one_process_for_a_state_folder(
     processes: Any, database_url: str, tmp_path: Path, minio_store: ObjectStore
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +16,12 @@ from dcloud_spawner.errors import Conflict, NotFound
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.storage.keys import dataset_prefix, file_key, manifest_key, version_prefix
 from dcloud_spawner.storage.store import ObjectStore
-from dcloud_spawner.store import dataset_files, dataset_jobs, datasets, events
+from dcloud_spawner.store import dataset_files, dataset_jobs, dataset_mounts, datasets, events
 from dcloud_spawner.store.dataset_jobs import JobState, Kind
 from dcloud_spawner.store.datasets import VersionState
 from hub_services.datasets.purging import empty_bin
 from hub_services.datasets.sweeping import sweep
+from tests.platforms import submit
 from tests.storage.world import ANN, Lab, lab
 
 pytestmark = pytest.mark.database
@@ -197,6 +199,29 @@ def test_the_bin_is_emptied_after_its_days_and_nothing_is_left(world: Lab) -> No
         catalog.restore(world.platform, ANN, gone.id)
     assert catalog.restore(world.platform, ANN, kept.id).deleted_at is None
     assert len(list(world.store.list(dataset_prefix(kept.id)))) == len(FILES)
+
+
+def test_what_a_server_still_has_mounted_is_not_removed(world: Lab) -> None:
+    dataset = world.dataset()
+    world.put(dataset, FILES)
+    world.publish(dataset)
+    version = world.now(dataset).latest_version or ""
+    server = submit(world.platform, "ann", 0)
+    with world.platform.database.transaction() as connection:
+        dataset_mounts.insert(
+            connection, server.id, "cars", dataset.id, version, "cached", utc_now()
+        )
+    catalog.throw_away(world.platform, ANN, dataset.id)
+    catalog.empty_bin(world.platform, ANN, dataset.id)
+    with world.platform.database.reading() as connection:
+        (job,) = dataset_jobs.open_jobs(connection)
+    world.turn()
+    while world.jobs.busy(job.id):
+        time.sleep(0.01)
+    assert world.job(job.id).message == "It waits until the servers of ann end."
+    assert len(list(world.store.list(dataset_prefix(dataset.id)))) == len(FILES)
+    with pytest.raises(NotFound):
+        versions.open_draft(world.platform, ANN, dataset.id, empty=False)
 
 
 def test_a_dataset_that_was_brought_back_before_its_end_is_not_touched(world: Lab) -> None:
