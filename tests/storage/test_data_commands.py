@@ -180,6 +180,48 @@ def parts_of(stage: StorageStage, reference: str) -> int:
     return len(stage.platform.storage.list_parts(key, uploads[0].storage_upload))
 
 
+def test_the_api_refuses_what_is_no_upload_in_plain_words(
+    stage: StorageStage, folder: Path
+) -> None:
+    done = data(stage, "user-t", "put", str(folder), "user-t/kept", "--new")
+    assert done.returncode == 0, done.stderr
+    root, file = "/datasets/user-t%2Fkept/uploads", {"path": "a.txt", "size_bytes": 5}
+    with stage.with_token(stage.token_of("user-t")) as api:
+        for body in (
+            {},
+            {"files": []},
+            {"files": [file] * 101},
+            {"files": [{**file, "size_bytes": -1}]},
+            {"files": [{**file, "size_bytes": "5"}]},
+            {"files": [{**file, "mode": "0777"}]},
+            {"files": [file], "origin": "http://evil.example/path"},
+            {"files": [file], "origin": "javascript:alert(1)"},
+            {"files": [file], "total_bytes": -1},
+        ):
+            answer = api.post(root, json=body)
+            assert answer.status_code == 400, (body, answer.text)
+            assert answer.json()["error"]["message"]
+        begun = api.post(root, json={"files": [file]}).json()["items"][0]
+        upload = begun["upload"]["id"]
+        for path, body in (
+            ("complete", {"uploads": [{"id": upload, "sha256": "A" * 64}]}),
+            ("complete", {"uploads": [{"id": "../x"}]}),
+            *((f"{upload}/parts", {"numbers": [number]}) for number in ("1", 0, -1, 10**6, None)),
+        ):
+            assert api.post(f"{root}/{path}", json=body).status_code == 400, path
+        answer = api.post(f"{root}/{upload}/parts", json={"numbers": [2]})
+        assert answer.status_code == 409, answer.text
+        answer = api.post(f"{root}/complete", json={"uploads": [{"id": upload}]})
+        assert answer.json()["items"][0]["problem"]["code"] == "incomplete"
+        with stage.with_token(stage.token_of("user-u")) as stranger:
+            assert stranger.get(root).status_code == 404
+            assert stranger.post(root, json={"files": [file]}).status_code == 404
+            assert stranger.delete(f"{root}/{upload}").status_code == 404
+        assert api.delete(f"{root}/{upload}").status_code == 200
+        assert api.delete(f"{root}/{upload}").status_code == 404
+        assert api.get(root).json() == {"items": []}
+
+
 def test_a_token_of_a_server_is_told_what_to_do(stage: StorageStage) -> None:
     environment = {
         "DCLOUD_API_URL": f"{stage.url}/services/dcloud/api/v1",

@@ -72,7 +72,9 @@ class BeginUploadsBody(Wire):
 class SignPartsBody(Wire):
     """Which parts, from 1."""
 
-    numbers: tuple[int, ...] = Field(min_length=1, max_length=MOST_NUMBERS)
+    numbers: tuple[Annotated[int, Field(strict=True, ge=1, le=10_000)], ...] = Field(
+        min_length=1, max_length=MOST_NUMBERS
+    )
     origin: Origin = ""
 
 
