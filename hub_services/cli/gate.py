@@ -15,7 +15,7 @@ RECOGNISE = "deploy/gate/gate.js"
 
 def gate_command() -> list[str]:
     """The command that starts it."""
-    return [str(node_binary()), str(CHECKOUT / "deploy" / "gate" / "gate.js")]
+    return [str(node_binary()), "--use-system-ca", str(CHECKOUT / "deploy" / "gate" / "gate.js")]
 
 
 def gate_environment(settings: Settings) -> Mapping[str, str]:
