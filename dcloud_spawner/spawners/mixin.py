@@ -131,6 +131,7 @@ class PlatformSpawner(SpawnerRow):
         try:
             workload = await self._in_full(self._submit(actor))
             self.workload_id = workload.id
+            self.forget_entered()
             await self._wait(workload)
             return await self._start_admitted(workload.image)
         except asyncio.CancelledError:
@@ -141,6 +142,7 @@ class PlatformSpawner(SpawnerRow):
         except UserError as error:
             await self._give_up("refused", error.message)
             await self._forget_bad_options()
+            self.mark_entered(error.field)
             raise StartRefused(
                 error.text, reason=error.code, status_code=error.status_code
             ) from error

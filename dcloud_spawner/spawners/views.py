@@ -42,6 +42,9 @@ class SpawnerViews(SpawnerNotices):
     tells_use = False
     """Whether the server in it has said that nobody used it yet; one that says nothing is not
     given back."""
+    submitting: ClassVar[dict[str, tuple[Mapping[str, object], str | None]]] = {}
+    """What users entered that is being submitted, or was refused there for the field. Not in the
+    spawner: the hub makes a new one after a start that failed."""
     _entered: Mapping[str, object] | None = None
     _wrong_field: str = ""
 
@@ -49,6 +52,9 @@ class SpawnerViews(SpawnerNotices):
 
     async def render_options_form(self) -> str:
         """The inner HTML of the start page."""
+        if self._entered is None and self.submitting.get(self.user.name, ({}, None))[1] is not None:
+            self._entered, field = self.submitting.pop(self.user.name)
+            self._wrong_field = field or ""
         view = await self.form_view()
         self._entered, self._wrong_field = None, ""
         return await self.platform.in_engine_thread(render_spawn_form, view)
@@ -147,7 +153,18 @@ class SpawnerViews(SpawnerNotices):
         except UserError as error:
             drawn_by._entered, drawn_by._wrong_field = entered, error.field
             raise StartRefused(error.text, reason=error.code, status_code=400) from error
+        self.submitting[self.user.name] = entered, None
         return choice.as_dict()
+
+    def forget_entered(self) -> None:
+        """What was entered is a request now."""
+        self.submitting.pop(self.user.name, None)
+
+    def mark_entered(self, field: str) -> None:
+        """What was entered was refused where it was submitted, because of a field: the next form
+        shows it, to be changed and not entered anew."""
+        if self.user.name in self.submitting:
+            self.submitting[self.user.name] = self.submitting[self.user.name][0], field
 
     def options_from_query(self, query: Mapping[str, list[str]]) -> dict[str, object]:
         """Fill in the form from a link, and start nothing: a link may be followed unawares."""

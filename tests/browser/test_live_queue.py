@@ -13,12 +13,13 @@ from dcloud_spawner import accounting, granting, queueing
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings
-from dcloud_spawner.store import events, workloads
+from dcloud_spawner.store import dataset_shares, events, workloads
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from tests.browser.staged import QueueHub
 from tests.browser.story import A100
+from tests.dataset_rows import publish
 from tests.docker.people import until
 from tests.memory_engine import MemoryEngine
 from tests.no_limits import NO_LIMITS
@@ -292,3 +293,30 @@ def test_a_project_pays_and_what_it_cannot_pay_yet_waits_without_a_place(
     expect(ada.locator("#w-place-box")).to_be_hidden()
     queue_hub.leave("ada")
     ada.wait_for_url("**/user/ada/second/**")
+
+
+def test_what_was_entered_is_kept_when_a_dataset_is_refused_at_submission(
+    window: Window, queue_hub: QueueHub
+) -> None:
+    database = Database(Settings(state=queue_hub.folder / "state").store_url)
+    with database.transaction() as connection:
+        words = publish(connection, "zoe", "words", shared=(("user", "yann"),))
+    page = window("yann")
+    page.goto(f"{queue_hub.url}/hub/spawn")
+    page.get_by_role("searchbox", name="Search datasets").fill("words")
+    expect(page.locator("#ds-note")).to_have_text("1 found.")
+    page.get_by_role("checkbox", name="words v1").check()
+    page.locator("[name='cpu.hours']").fill("3")
+    with database.transaction() as connection:
+        dataset_shares.remove_all(connection, words.id)
+    database.close()
+    page.click("#o-go")
+    expect(page.locator("#w-why")).to_contain_text("There is no dataset 'zoe/words'")
+    page.get_by_role("link", name="Change the request").click()
+    expect(page.locator("#datasets")).to_have_class(re.compile("dc-wrong"))
+    expect(page.locator("#ds-list")).to_contain_text("not there, or not shared with you")
+    expect(page.locator("[name='cpu.hours']")).to_have_value("3")
+    page.click("#o-go")
+    page.wait_for_url("**/user/yann/**")
+    page.goto(f"{queue_hub.url}/hub/spawn/yann/other")
+    expect(page.locator("#ds-list")).to_be_hidden()  # nothing is left that they may read
