@@ -70,14 +70,26 @@ function makeRow(entry) {
   return { row, bar, words, acts, state: "" };
 }
 
+function forgetRow(path) {
+  rows.get(path)?.row.remove();
+  rows.delete(path);
+}
+
+/** Room for one that matters more: a row of what is done, else of what waits. */
+function makeRoom() {
+  for (const states of [["done", "same"], ["waiting"]]) {
+    for (const [path, { state }] of rows) if (states.includes(state)) return forgetRow(path);
+  }
+}
+
 function drawRow(entry) {
   let shown = rows.get(entry.path);
-  const listed = entry.state !== "cancelled" && (rows.size < LISTED || shown || entry.state === "failed");
-  if (!listed || (["done", "same"].includes(entry.state) && rows.size >= LISTED)) {
-    shown?.row.remove();
-    rows.delete(entry.path);
+  const full = rows.size >= LISTED, over = ["done", "same"].includes(entry.state);
+  if (entry.state === "cancelled" || (full && (over || (!shown && entry.state === "waiting")))) {
+    forgetRow(entry.path);
     return;
   }
+  if (full && !shown) makeRoom();
   if (!shown) {
     shown = makeRow(entry);
     rows.set(entry.path, shown);
