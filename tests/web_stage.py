@@ -58,10 +58,9 @@ class WebStage:
             hub_port=free_port(),
             proxy_api_port=free_port(),
             web_port=free_port(),
-            storage_port=free_port(),
             storage_gate_port=free_port(),
             simulated_gpus=True,
-            **settings,
+            **{"storage_port": free_port(), **settings},
         )
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.engine = MemoryEngine(*nodes)
