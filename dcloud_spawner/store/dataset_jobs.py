@@ -148,6 +148,17 @@ def move(
     return done.rowcount == 1
 
 
+def ended_before(connection: Connection, before: datetime, limit: int = 500) -> Sequence[str]:
+    """Ids of jobs that were over before a time."""
+    query = select(dataset_jobs.c.id).where(dataset_jobs.c.ended_at < before).limit(limit)
+    return list(connection.execute(query).scalars())
+
+
+def remove(connection: Connection, identifiers: Sequence[str]) -> None:
+    """Forget some jobs."""
+    connection.execute(delete(dataset_jobs).where(dataset_jobs.c.id.in_(identifiers)))
+
+
 def remove_of(connection: Connection, dataset: str) -> None:
     """Forget the jobs of a dataset that is gone."""
     connection.execute(delete(dataset_jobs).where(dataset_jobs.c.dataset == dataset))

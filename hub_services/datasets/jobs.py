@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from dcloud_spawner.datasets import versions
 from dcloud_spawner.errors import ConfigurationError, Unavailable, UserError
@@ -49,6 +50,9 @@ AGAIN_AT_MOST_SECONDS = 300.0
 SOURCE_TRIES = 6
 """Of an import whose source is away; a storage that is away is waited for as long as it takes."""
 
+REMEMBERED = timedelta(days=90)
+"""So long one can see what became of a job."""
+
 FAILED = "The platform could not do this; its log (data.log) says more."
 
 
@@ -70,20 +74,25 @@ class Jobs:
         self._lock = threading.Lock()
         self._under_way: dict[str, Job] = {}
         self._trouble: dict[str, _Trouble] = {}
-        self._cleared = False
 
     async def turn(self) -> None:
         """Take what is due."""
         taken = await self._platform.in_database_thread(self._take)
         for job, fresh in taken:
             asyncio.get_running_loop().run_in_executor(self._threads, self._do, job, fresh)
-        if not self._cleared:
-            await self._platform.in_storage_thread(clear_all, self._platform, self.busy)
-            self._cleared = True
 
     async def leftovers(self) -> None:
-        """Clear up after jobs that were cancelled while nobody did them."""
+        """Clear up after jobs that were cancelled while nobody did them, and forget old ones."""
+        await self._platform.in_database_thread(self._forget_old)
         await self._platform.in_storage_thread(clear_all, self._platform, self.busy)
+
+    def _forget_old(self) -> None:
+        before = utc_now() - REMEMBERED
+        with self._platform.database.reading() as connection:
+            old = dataset_jobs.ended_before(connection, before)
+        if old:
+            with self._platform.database.transaction() as connection:
+                dataset_jobs.remove(connection, old)
 
     def busy(self, job: str) -> bool:
         """Whether this process does a job, or still winds it down."""

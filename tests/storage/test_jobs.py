@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Iterator
@@ -109,6 +110,21 @@ def test_what_is_in_no_row_is_not_in_the_version(world: Lab) -> None:
     prefix = version_prefix(dataset.id, draft.id)
     listed = {found.key.removeprefix(prefix) for found in world.store.list(prefix)}
     assert listed == set(FILES)
+
+
+def test_jobs_of_long_ago_are_forgotten(world: Lab) -> None:
+    dataset = world.dataset()
+    world.put(dataset, FILES)
+    first = world.publish(dataset)
+    versions.open_draft(world.platform, ANN, dataset.id, empty=False)
+    with world.platform.database.transaction() as connection:
+        (second,) = dataset_jobs.open_jobs(connection)
+        long_ago = utc_now() - timedelta(days=91)
+        dataset_jobs.change(connection, first.id, ended_at=long_ago)
+    world.wait(second)
+    asyncio.run(world.jobs.leftovers())
+    with world.platform.database.reading() as connection:
+        assert [job.id for job in dataset_jobs.of_dataset(connection, dataset.id)] == [second.id]
 
 
 def test_a_cancelled_publication_opens_the_draft_and_gives_no_number(world: Lab) -> None:
