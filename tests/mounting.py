@@ -4,6 +4,7 @@ ask for them, and the keeper's turns."""
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ from dcloud_spawner.store.workloads import Workload
 from tests.dataset_rows import publish
 from tests.memory_engine import MemoryEngine, node
 from tests.platforms import opened, settings_for, submit
+
+LARGE_BYTES = 64 << 20
+"""What is put in parts."""
 
 
 class MountHost:
@@ -54,9 +58,19 @@ class MountHost:
             datasets.change_version(
                 connection, dataset.latest_version, size_bytes=size, files=len(files)
             )
-        version, put = str(dataset.latest_version), self.platform.storage.put
+        version = str(dataset.latest_version)
+
+        def put(path: str) -> None:
+            data: Any = files[path]
+            large = len(data) > LARGE_BYTES
+            self.platform.storage.put(
+                file_key(dataset.id, version, path),
+                io.BytesIO(data) if large else data,
+                len(data) if large else -1,
+            )
+
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda p: put(file_key(dataset.id, version, p), files[p]), files))
+            list(pool.map(put, files))
         return dataset
 
     def request(self, *wishes: Any, user: str = "bob", **more: Any) -> Workload:
