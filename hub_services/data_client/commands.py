@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import re
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .getting import Get
-from .platform import Access, DataError, Platform, api_of, find_access, keep, segment
+from .platform import Access, DataError, Platform, api_of, find_access, inside_api, keep, segment
 from .progress import Progress, size
 from .putting import Put, local_files
 
@@ -92,7 +93,7 @@ def _split(given: str) -> tuple[str, str]:
 
 
 def _login(chosen: argparse.Namespace) -> int:
-    api = api_of(chosen.url)
+    api = inside_api() or api_of(chosen.url)
     token = getpass.getpass("A token, from the page Tokens of the hub: ").strip()
     Platform(Access(api, token)).call("GET", "datasets", limit=1)
     path = keep(chosen.url, token)
@@ -101,6 +102,11 @@ def _login(chosen: argparse.Namespace) -> int:
 
 
 def _put(chosen: argparse.Namespace) -> int:
+    if inside_api() and not os.environ.get("DCLOUD_STORAGE_URL"):
+        raise DataError(
+            "Servers do not reach the small default storage of this platform. Send from your own "
+            "computer, or on the page of the dataset."
+        )
     platform = Platform(find_access())
     dataset, _ = _split(chosen.dataset)
     files = local_files(chosen.source, chosen.into.strip("/"))

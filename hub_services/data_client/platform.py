@@ -50,7 +50,7 @@ class Access:
     def origin(self) -> str:
         """Scheme and host, by which parts of uploads reach the hub; "" inside a server, where
         the address is not the one for people."""
-        if self.of_server or "DCLOUD_API_URL" in os.environ:
+        if inside_api():
             return ""
         split = urlsplit(self.api)
         return f"{split.scheme}://{split.netloc}"
@@ -60,15 +60,20 @@ def find_access() -> Access:
     """From DCLOUD_URL and DCLOUD_TOKEN, the file of ``login``, or the server in which this runs.
     Raises DataError when there is none."""
     kept = _kept()
-    inside = os.environ.get("DCLOUD_API_URL", "")
+    inside = inside_api()
     url = os.environ.get("DCLOUD_URL") or kept.get("url") or ""
     token = os.environ.get("DCLOUD_TOKEN") or kept.get("token") or ""
     if token and (url or inside):
-        return Access(api_of(url) if url and not inside else inside.rstrip("/"), token)
+        return Access(inside or api_of(url), token)
     servers = os.environ.get("JUPYTERHUB_API_TOKEN", "")
     if inside and servers:
-        return Access(inside.rstrip("/"), servers, of_server=True)
+        return Access(inside, servers, of_server=True)
     raise DataError("No way in is known. Run: dcloud data login https://HUB")
+
+
+def inside_api() -> str:
+    """The API as a server reaches it, in which this runs; "" elsewhere."""
+    return os.environ.get("DCLOUD_API_URL", "").rstrip("/")
 
 
 def api_of(url: str) -> str:

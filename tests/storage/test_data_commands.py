@@ -228,14 +228,18 @@ def test_a_token_of_a_server_is_told_what_to_do(stage: StorageStage) -> None:
         "JUPYTERHUB_API_TOKEN": "0" * 32,
         "HOME": "/nonexistent",
     }
-    done = subprocess.run(
-        ["/usr/bin/python3", "-I", str(IMAGE), "data", "ls"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 1 and "dcloud data login" in done.stderr
+    for arguments, words in (
+        (["ls"], "dcloud data login"),
+        (["put", str(IMAGE), "user-p/photos"], "do not reach the small default"),
+    ):
+        done = subprocess.run(
+            ["/usr/bin/python3", "-I", str(IMAGE), "data", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 1 and words in done.stderr
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/x", "a//b", "", "a\\b", "link/x"])
