@@ -82,7 +82,7 @@ def _with(page: Page, dialog: str) -> None:
         f"{FOLDS}?version=draft",
         f"{FOLDS}/file?version=2&path=labels.parquet",
         f"{FOLDS}/file?version=2&path=images/overview.png",
-        f"{FOLDS}/file?version=2&path=chains/b/page.html",
+        f"{FOLDS}/log",
     ],
 )
 def test_axe_finds_nothing_in_both_themes_wide_and_narrow(open_page: Open, path: str) -> None:

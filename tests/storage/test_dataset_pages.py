@@ -341,6 +341,15 @@ def test_a_download_goes_on_when_the_storage_comes_back(scene: Scene) -> None:
     catalog.throw_away(platform, library.asker(OWNER), made.id)
 
 
+def test_its_managers_read_who_did_what_with_it(scene: Scene) -> None:
+    scene.page(READER, f"{FOLDS}/file?version=2&path=labels.csv")
+    scene.page(READER, f"{FOLDS}/download?version=2&path=weights.bin")
+    log = scene.page(OWNER, f"{FOLDS}/log").text
+    assert "Looked at" in log and "labels.csv" in log and "Downloaded" in log and "16.4 kB" in log
+    assert scene.page(WRITER, f"{FOLDS}/log").status_code == 403
+    assert scene.page(STRANGER, f"{FOLDS}/log").status_code == 404
+
+
 def test_the_bin_shows_what_one_may_bring_back(scene: Scene) -> None:
     platform = scene.stage.platform
     made = catalog.create(platform, library.asker(OWNER), "thrown", Description())

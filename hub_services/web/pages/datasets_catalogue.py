@@ -173,7 +173,13 @@ def _rows(
             dataset=dataset,
             link=link(dataset),
             written=written(dataset),
-            audience=audience(dataset, shares[dataset.id], call.viewer.name, projects),
+            audience=audience(
+                dataset,
+                shares[dataset.id],
+                call.viewer.name,
+                projects,
+                manages=rights[dataset.id] is Right.MANAGE,
+            ),
             draft=drafts.get(dataset.id) if (rights[dataset.id] or 0) >= Right.WRITE else None,
             own=call.viewer.person
             and dataset.owner_kind == "user"

@@ -15,7 +15,7 @@ from dcloud_spawner.datasets.versions import version_of
 from dcloud_spawner.errors import NotFound
 from dcloud_spawner.storage import keys
 from dcloud_spawner.storage.errors import ObjectMissing, StorageRefused
-from dcloud_spawner.store import dataset_files, datasets
+from dcloud_spawner.store import dataset_files, datasets, events
 from dcloud_spawner.store.dataset_files import File, Folder
 from dcloud_spawner.store.datasets import Dataset, Version
 from hub_services.preview import preview as previews
@@ -234,10 +234,27 @@ def read_file(call: Call) -> Look:
     with call.platform.database.reading() as connection:
         chosen, version, file = file_of(connection, call)
     read = reader(call, chosen.dataset.id, version.id, file.path)
+    seen = previews.preview(file.path, file.size_bytes, read)
+    if call.actor is not None:
+        said = {
+            "dataset": chosen.dataset.reference,
+            "version": chosen.said,
+            "path": file.path,
+            "bytes": file.size_bytes,
+        }
+        with call.platform.database.transaction() as connection:
+            events.note(
+                connection,
+                call.actor,
+                "dataset.preview",
+                chosen.dataset.id,
+                at=call.now,
+                detail=said,
+            )
     return Look(
         chosen=chosen,
         file=file,
         crumbs=crumbs_of(chosen, file.path),
-        preview=previews.preview(file.path, file.size_bytes, read),
+        preview=seen,
         query=chosen.file_query(file.path),
     )

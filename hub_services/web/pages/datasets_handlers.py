@@ -28,6 +28,7 @@ from hub_services.web.pages.datasets_files import (
     read_file,
     reader,
 )
+from hub_services.web.pages.datasets_log import read_log
 from hub_services.web.pages.datasets_page import read_dataset, read_new, read_work
 from hub_services.web.pages.datasets_sending import opened, stored
 from hub_services.web.pages.datasets_words import asking, link
@@ -47,6 +48,7 @@ _PAGES = (
     DataPage("datasets/new", "New dataset", read_new, "datasets/new.html", listed=False),
     DataPage("datasets/bin", "Bin", read_bin, "datasets/bin.html"),
     DataPage("dataset", "Dataset", read_dataset, "datasets/dataset.html", path=ONE, listed=False),
+    DataPage("dataset/log", "Log", read_log, "datasets/log.html", path=f"{ONE}/log", listed=False),
     DataPage(
         "dataset/work", "Work", read_work, "datasets/work.html", path=f"{ONE}/work", listed=False
     ),

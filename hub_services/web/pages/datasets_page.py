@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -37,6 +37,7 @@ from hub_services.web.pages.datasets_words import (
 from hub_services.web.pages.views import Call
 
 JOBS_SHOWN = 5
+LATELY = timedelta(days=1)
 USES_SHOWN = 15
 
 DOING: Mapping[Kind, str] = {
@@ -204,11 +205,11 @@ def read_dataset(call: Call) -> Page:
             chosen=chosen,
             written=written(dataset),
             description=rendered(dataset.description),
-            audience=audience(dataset, shares, call.viewer.name, projects),
+            audience=audience(dataset, shares, call.viewer.name, projects, manages=chosen.manages),
             versions=_versions(chosen, every, uses),
             draft=draft if chosen.writes else None,
             listing=listing(connection, call, chosen),
-            work=work(connection, chosen, draft),
+            work=work(connection, chosen, draft, call.now),
             uploads=len(dataset_uploads.of_version(connection, draft.id))
             if draft and chosen.writes
             else 0,
@@ -233,15 +234,15 @@ def read_work(call: Call) -> Work:
     with call.platform.database.reading() as connection:
         chosen = choose(connection, call)
         draft = datasets.draft_of(connection, chosen.dataset.id)
-        return work(connection, chosen, draft)
+        return work(connection, chosen, draft, call.now)
 
 
-def work(connection: Connection, chosen: Chosen, draft: Version | None) -> Work:
-    """Jobs that are open, and the last ones that ended; only for whom may change the dataset."""
+def work(connection: Connection, chosen: Chosen, draft: Version | None, now: datetime) -> Work:
+    """Jobs that are open, and those that ended lately; only for whom may change the dataset."""
     if not chosen.writes:
         return Work((), "")
     jobs = dataset_jobs.of_dataset(connection, chosen.dataset.id, JOBS_SHOWN)
-    rows = [_job(job) for job in jobs]
+    rows = [_job(job) for job in jobs if job.ended_at is None or now - job.ended_at < LATELY]
     state = [f"{row.job.id}:{row.job.state}" for row in rows]
     if draft is not None:
         state.append(f"{draft.id}:{draft.state}")

@@ -61,24 +61,33 @@ def project_names(connection: Connection, shares: Sequence[Share]) -> Mapping[st
 
 
 def audience(
-    dataset: Dataset, shares: Sequence[Share], viewer: str, projects: Mapping[str, str]
+    dataset: Dataset,
+    shares: Sequence[Share],
+    viewer: str,
+    projects: Mapping[str, str],
+    *,
+    manages: bool,
 ) -> Audience:
-    """Who sees it beside its owner."""
+    """Who sees it beside its owner. Groups and projects are named; people only to who manages it,
+    for others they are counted."""
     if dataset.everyone:
         return Audience("Everyone", "globe")
     if not shares:
         if dataset.owner_kind == PROJECT:
             return Audience(f"Project {dataset.owner_name}", "group")
         return Audience("Only you" if dataset.owner == viewer else "Only its owner", "lock")
-    people = [share for share in shares if share.kind == dataset_shares.USER]
-    others = [projects.get(share.name, share.name) for share in shares if share not in people]
-    if len(people) > NAMED or (people and others):
-        others.append(f"{len(people)} {'person' if len(people) == 1 else 'people'}")
-    else:
-        others += ["you" if share.name == viewer else share.name for share in people]
-    if len(others) > NAMED:
-        return Audience(f"{others[0]} and {len(others) - 1} more", "group")
-    return Audience(listed(others), "group")
+    people = [share.name for share in shares if share.kind == dataset_shares.USER]
+    others = [share for share in shares if share.kind != dataset_shares.USER]
+    found = [projects.get(share.name, share.name) for share in others]
+    if manages and len(people) + len(found) <= NAMED:
+        found += people
+    elif people == [viewer]:
+        found.append("you")
+    elif people:
+        found.append("1 person" if len(people) == 1 else f"{len(people)} people")
+    if len(found) > NAMED:
+        return Audience(f"{found[0]} and {len(found) - 1} more", "group")
+    return Audience(listed(found), "group")
 
 
 def plural(count: int, noun: str) -> str:

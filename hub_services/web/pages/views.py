@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from dcloud_spawner.errors import InvalidChoice, NotAllowed, NotFound
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import asks
+from dcloud_spawner.store.events import Actor
 from hub_services.web.pages.days import UTC_ZONE, Zone, zone_of
 from hub_services.web.pages.handlers import PageHandler
 from hub_services.web.service import Service
@@ -47,6 +48,8 @@ class Call:
     arguments: Mapping[str, str] = field(default_factory=dict)
     zone: Zone = UTC_ZONE
     now: datetime = field(default_factory=utc_now)
+    actor: Actor | None = None
+    """Who looks and from where, for pages whose being looked at is on the action log."""
 
     @property
     def platform(self) -> Platform:
@@ -117,7 +120,7 @@ class DataHandler(PageHandler):
         arguments = {name: self._argument(name) for name in self.request.query_arguments}
         zone = zone_of(arguments.get("tz", ""), self.get_cookie(ZONE_COOKIE) or "")
         path = tuple(unquote(part) for part in parts)
-        return Call(self.service, self.viewer, path, arguments, zone)
+        return Call(self.service, self.viewer, path, arguments, zone, actor=self.actor)
 
     def _argument(self, name: str) -> str:
         sent = self.request.query_arguments[name]
