@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
 from dcloud_spawner.datasets.import_orders import target_path
 from dcloud_spawner.datasets.paths import shown
@@ -99,6 +99,8 @@ class Elsewhere:
             if error.code == "PreconditionFailed":
                 raise GivenUp("A file was changed while it was imported.") from error
             raise GivenUp(words, hint="Look at the bucket, the prefix and the keys.") from error
+        except (LocationValueError, SSLError) as error:
+            raise GivenUp(f"{self._host} cannot be asked: no name, or no certificate.") from error
         except (HTTPError, OSError, ServerError) as error:
             raise SourceAway(f"{self._host} does not answer.", hint="Try again later.") from error
         except (InvalidResponseError, MinioException, ValueError) as error:

@@ -24,11 +24,12 @@ import psutil
 import urllib3
 from sqlalchemy import make_url
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 from urllib3.util import Timeout
 
 from dcloud_spawner.datasets.addresses import Address, Reach, against
 from dcloud_spawner.datasets.import_orders import check_url
+from dcloud_spawner.datasets.paths import shown
 from dcloud_spawner.errors import InvalidChoice, Unavailable
 from dcloud_spawner.settings import Settings
 
@@ -98,12 +99,15 @@ def _addresses(host: str | None) -> set[Address]:
 
 
 def _dial(host: str, port: int, timeout_seconds: float, reach: Reach) -> socket.socket:
-    """A connection to an address of the host that may be reached. Raises NotReached, OSError."""
+    """A connection to an address of the host that may be reached. Raises NotReached, GivenUp,
+    OSError."""
     bare = host.strip("[]").rstrip(".")
     try:
         found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise socket.gaierror(f"{bare!r} is no name") from error
+    except (UnicodeError, socket.gaierror) as error:
+        if getattr(error, "errno", None) == socket.EAI_AGAIN:
+            raise
+        raise GivenUp(f"There is no {shown(bare)}.", hint="Look at the address again.") from error
     refused, failed = "it has no address", None
     for family, kind, protocol, _, address in found:
         reason = against(str(address[0]), port, reach)
@@ -230,6 +234,9 @@ def _follow(
             response = pool.request(
                 "GET", url, headers=headers, preload_content=False, redirect=False, retries=False
             )
+        except (LocationValueError, SSLError) as error:
+            words = "its certificate is not good" if isinstance(error, SSLError) else "no name"
+            raise GivenUp(f"{parts.hostname} cannot be asked: {words}.") from error
         except (HTTPError, OSError) as error:
             log.info("Import from %s: %s", parts.hostname, error)
             raise SourceAway(
@@ -248,13 +255,8 @@ def _follow(
 
 def _in_words(error: Exception) -> str:
     """Nothing of what another part of the network answered: that is not for everybody to read."""
-    if isinstance(error, socket.gaierror):
-        return "there is no such name"
-    if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
-        return "it takes too long"
-    if isinstance(error, urllib3.exceptions.SSLError):
-        return "its certificate is not good"
-    return "no connection"
+    slow = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError)
+    return "it takes too long" if slow else "no connection"
 
 
 def _check_status(response: urllib3.BaseHTTPResponse, host: str) -> None:

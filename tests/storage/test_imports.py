@@ -38,7 +38,7 @@ from dcloud_spawner.store.dataset_jobs import Job, JobState
 from dcloud_spawner.store.datasets import Dataset
 from hub_services.datasets import outside as fetching
 from hub_services.datasets.leftovers import spool_folder
-from hub_services.datasets.outside import SourceAway, guarded_pool, opened
+from hub_services.datasets.outside import GivenUp, SourceAway, guarded_pool, opened
 from tests.storage.outside import Outside, Page, outside
 from tests.storage.servers import StorageServer
 from tests.storage.world import ANN, BOB, Lab, lab
@@ -363,6 +363,8 @@ def test_a_server_that_says_a_wrong_length_brings_nothing(
 # ---------------------------------------------------------------------------- inside
 
 
+REFUSALS = ("public internet", "machine of this platform", "address of the web", "redirections")
+
 INSIDE = (
     "http://127.0.0.1:{port}/x",
     "http://localhost:{port}/x",
@@ -374,6 +376,8 @@ INSIDE = (
     "http://0177.0.0.1:{port}/x",
     "http://127.1:{port}/x",
     "http://127.0.0.1.:{port}/x",
+    "http://\uff11\uff12\uff17.0.0.1:{port}/x",
+    "http://\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3:{port}/x",
     "http://169.254.169.254/latest/meta-data/",
     "http://10.0.0.1/x",
     "http://192.168.0.1/x",
@@ -436,6 +440,7 @@ def test_a_redirection_is_followed_outside_and_refused_inside(
         web.pages["/loop"] = Page(b"", 307, {"Location": target})
         job = fetch(shut, dataset, f"{web.url}/loop", "b")
         assert job.state is JobState.FAILED, target
+        assert any(words in job.message for words in REFUSALS), job.message
     assert set(shut.files(shut.draft(dataset).id)) == {"a"}
 
 
@@ -503,7 +508,7 @@ def test_a_certificate_of_nobody_is_not_trusted_and_the_name_is_what_counts(
     monkeypatch.setattr(fetching.socket, "getaddrinfo", answers)
     reach = Reach(allowed=networks(LOOPBACK))
     with (
-        pytest.raises(SourceAway, match="certificate"),
+        pytest.raises(GivenUp, match="certificate"),
         opened(guarded_pool(reach), f"https://good.example:{port}/x"),
     ):
         pass
@@ -512,7 +517,7 @@ def test_a_certificate_of_nobody_is_not_trusted_and_the_name_is_what_counts(
     with opened(pool, f"https://good.example:{port}/x") as source:
         assert source.read(100) == b"by tls"
     with (
-        pytest.raises(SourceAway, match="certificate"),
+        pytest.raises(GivenUp, match="certificate"),
         opened(pool, f"https://other.example:{port}/x"),
     ):
         pass
@@ -544,6 +549,35 @@ def test_another_store_is_not_reached_inside(shut: Lab, rclone_server: StorageSe
         job = shut.wait(imports.begin_import(shut.platform, ANN, dataset.id, order))
         assert job.state is JobState.FAILED
         assert "cannot come from there" in job.message
+
+
+def test_another_store_cannot_send_on_to_the_inside(
+    shut: Lab, web: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = shut.platform.settings.model_copy(update={"import_networks": networks(["127.0.0.1/32"])})
+    monkeypatch.setattr(shut.platform, "settings", one)
+    port = web.server_address[1]
+    for path in ("/theirs", "/theirs/"):
+        web.pages[path] = Page(b"", 307, {"Location": f"http://127.0.0.2:{port}/x"})
+    dataset = shut.dataset(f"d{secrets.token_hex(4)}")
+    order = store_order({"endpoint": web.url, "bucket": "theirs", "region": "us-east-1"})
+    web.asked.clear()
+    job = shut.wait(imports.begin_import(shut.platform, ANN, dataset.id, order))
+    assert job.state is JobState.FAILED
+    assert web.asked
+    assert not any(path.startswith("/x") for path, _ in web.asked), "it is not followed at all"
+
+
+def test_a_name_that_there_is_not_is_told_at_once(
+    shut: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*arguments: Any, **more: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "nothing")
+
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", nothing)
+    job = fetch(shut, shut.dataset(f"d{secrets.token_hex(4)}"), "https://no.example/x")
+    assert job.state is JobState.FAILED
+    assert "There is no 'no.example'" in job.message
 
 
 # ---------------------------------------------------------------------------- ends
