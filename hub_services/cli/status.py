@@ -167,9 +167,9 @@ def gather(deployment: Deployment) -> Status:
         storage=look(settings),
         images=images_in_preparation(settings) if engine_name == "docker" else (),
         gpus=gpus,
-        queue=[_server(each, mounts, order.get(each.id)) for each in waiting],
+        queue=[server_status(each, mounts, order.get(each.id)) for each in waiting],
         servers=[
-            _server(each, mounts) for each in open_workloads if each.state is not State.QUEUED
+            server_status(each, mounts) for each in open_workloads if each.state is not State.QUEUED
         ],
         low_accounts=low,
         at=datetime.now(UTC),
@@ -227,9 +227,10 @@ def _programs(deployment: Deployment) -> Sequence[ProgramStatus]:
     return found
 
 
-def _server(
+def server_status(
     workload: Workload, mounts: Mapping[str, Sequence[Mounted]], place: int | None = None
 ) -> ServerStatus:
+    """One workload that has not ended, with what it has under ~/datasets."""
     since = {
         State.RUNNING: workload.ready_at,
         State.STARTING: workload.starting_at,
@@ -309,7 +310,7 @@ def show(console: Console, status: Status) -> None:
     else:
         console.print("Nobody waits.\n")
     console.print(_server_table(status) if status.servers else "No server runs.")
-    for line in _dataset_lines(status):
+    for line in dataset_lines((*status.queue, *status.servers)):
         console.print(line, highlight=False)
     if status.low_accounts:
         console.print()
@@ -378,9 +379,9 @@ def _server_table(status: Status) -> Table:
     return table
 
 
-def _dataset_lines(status: Status) -> Iterator[str]:
+def dataset_lines(servers: Sequence[ServerStatus]) -> Iterator[str]:
     """Datasets that are not there yet, or no longer."""
-    for server in (*status.queue, *status.servers):
+    for server in servers:
         for found in server.datasets:
             if found.state == MountState.READY.value:
                 continue

@@ -16,6 +16,7 @@ from dcloud_spawner.datasets.revoking import revoke_all_lost
 from dcloud_spawner.datasets.wishes import DatasetWish, parse_wishes
 from dcloud_spawner.errors import InvalidChoice, NotFound, UserError
 from dcloud_spawner.platform import Platform, utc_now
+from dcloud_spawner.spawners.meanwhile import choice_beside
 from dcloud_spawner.store import (
     accounts,
     dataset_choices,
@@ -27,6 +28,7 @@ from dcloud_spawner.store import (
 from dcloud_spawner.store.accounts import Budget, Role
 from dcloud_spawner.store.dataset_mounts import MountState, WorkloadDataset
 from dcloud_spawner.store.events import Actor
+from hub_services.cli.status import dataset_lines, server_status
 from tests.dataset_rows import publish
 from tests.memory_engine import MemoryEngine
 from tests.platforms import check, opened, settings_for, submit
@@ -296,3 +298,34 @@ def test_what_a_deleted_user_shared_stays_with_those_it_was_shared_with(
     with pytest.raises(NotFound):
         ask(platform, "alice", "bob/own")
     deleted_users.let_go(platform, "alice", Actor("boss"))
+
+
+# ---------------------------------------------------------------------------- what is shown
+
+
+def test_a_server_on_cpu_meanwhile_has_the_same_datasets(platform: Platform) -> None:
+    add(platform, "alice", "cars")
+    waiting = submit(platform, "alice", gpus=2, datasets=parse_wishes(["alice/cars@1"]))
+    beside = choice_beside(waiting, platform.profiles.current()["gpu"])
+    assert beside.as_dict()["datasets"] == [{"name": "alice/cars", "version": 1}]
+    plain = submit(platform, "alice", gpus=2, server="two")
+    assert choice_beside(plain, platform.profiles.current()["gpu"]).datasets is None
+
+
+def test_the_command_line_tells_of_datasets_that_are_not_ready(platform: Platform) -> None:
+    cars = add(platform, "alice", "cars", size_bytes=138_000_000_000)
+    add(platform, "alice", "words")
+    mount, words = ask(platform, "alice", "alice/cars", "alice/words")
+    with platform.database.transaction() as connection:
+        now = utc_now()
+        states = ((mount, MountState.PREPARING), (words, MountState.READY))
+        for one, state in states:
+            dataset_mounts.set_state(connection, one.workload, one.name, state, now)
+        dataset_mounts.add_copy(connection, "host", mount.version, 138_000_000_000, now)
+        dataset_mounts.change_copy(connection, "host", mount.version, done_bytes=12_000_000_000)
+        (workload,) = workloads.open_workloads(connection)
+        server = server_status(workload, dataset_choices.mounted(connection))
+    assert version_id(platform, cars, 1) == mount.version
+    assert list(dataset_lines([server])) == [
+        "dataset alice/cars v1 of alice: preparing, 12 of 138 GB"
+    ]
