@@ -22,7 +22,7 @@ from dcloud_spawner.mounts.places import Places
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.storage.errors import StorageAway, StorageRefused
 from dcloud_spawner.storage.keys import file_key
-from dcloud_spawner.store import dataset_files, dataset_mounts
+from dcloud_spawner.store import dataset_files, dataset_mounts, datasets
 from dcloud_spawner.store.dataset_mounts import Copy
 
 log = logging.getLogger("dcloud.data.copies")
@@ -33,6 +33,8 @@ AT_ONCE = 2
 KEPT_FREE_BYTES = 2 * GIB
 """Of the disk, whatever the cache may hold."""
 RETRY_SECONDS = 2.0
+PURGED_SECONDS = 60.0
+"""Between two looks for copies of versions that were deleted for good."""
 PROGRESS_SECONDS = 1.0
 
 
@@ -160,6 +162,7 @@ class Copies:
         self._platform, self._places = platform, places
         self._cache_bytes = int(platform.settings.cache_gib * GIB)
         self._fills: dict[str, _Fill] = {}
+        self._looked_at = -PURGED_SECONDS
 
     def turn(self, needs: Mapping[str, Need], mounted: Collection[str]) -> dict[str, CopyState]:
         """Begin and give up what is to be; returns how far each wanted version is. ``mounted``
@@ -203,16 +206,27 @@ class Copies:
                     del self._fills[version]
             elif not fill.thread.is_alive() and fill.state.stand is Stand.COMPLETE:
                 del self._fills[version]
+        purged = self._purged(rows)
         for version, copy in list(rows.items()):
             if version in needs or version in mounted or version in self._fills:
                 continue
-            if copy.state != "complete" or not self._places.copy(version).is_dir():
+            whole = copy.state == "complete" and self._places.copy(version).is_dir()
+            if not whole or version in purged:
                 self._drop(version)
                 del rows[version]
         for name in self._here():
             version = name.partition(".")[0]
             if version not in rows and version not in needs and version not in self._fills:
                 remove(self._places.copies / name)
+
+    def _purged(self, rows: Mapping[str, Copy]) -> set[str]:
+        """Versions that are not there any more: nobody is to find their files on a disk."""
+        now = time.monotonic()
+        if not rows or now - self._looked_at < PURGED_SECONDS:
+            return set()
+        self._looked_at = now
+        with self._platform.database.reading() as connection:
+            return set(rows) - set(datasets.get_versions(connection, list(rows)))
 
     def _here(self) -> list[str]:
         try:

@@ -81,15 +81,16 @@ class Keeper:
     def turn(self) -> None:
         """Compare and mend. Blocks, but never for the storage."""
         uses, versions = self._read()
-        if not uses and not self._places.root.exists():
+        if not uses and not self._places.left():
             return
         if os.geteuid() != 0:
             gone, no = Told(MountState.GONE), Told(MountState.FAILED, NOT_ROOT)
             ended = State.ENDED
             self._tell({_key(u): gone if u.workload_state is ended else no for u in uses}, uses)
             return
-        self._share()
         wanted = [use for use in uses if _is_wanted(use)]
+        if wanted:
+            self._share()
         self._unbind({_path(use) for use in wanted})
         told = {}
         copies = self._copies.turn(*self._needs(wanted, versions))
@@ -105,7 +106,8 @@ class Keeper:
             if use.workload_state is State.ENDED and _path(use) not in mounts:
                 told[_key(use)] = Told(MountState.GONE)
         self._tell(told, uses)
-        if all(told.get(_key(use), Told(use.mount.state)).state is MountState.GONE for use in uses):
+        over = all(_key(use) in told and told[_key(use)].state is MountState.GONE for use in uses)
+        if over and self._places.root.exists():
             release(self._places)
 
     def close(self) -> None:

@@ -32,6 +32,10 @@ class Places:
         self.copies = state / "copies"
         self.streams = state / "streams"
 
+    def left(self) -> bool:
+        """Whether anything of datasets is on this host."""
+        return any(folder.exists() for folder in (self.root, self.copies, self.streams))
+
     def source(self, version: str, mode: str) -> Path:
         """Where a version is mounted once for all who use it."""
         return self.versions / f"{version}.{mode}"

@@ -16,7 +16,7 @@ from dcloud_spawner.mounts.keeper import Keeper
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.storage.store import ObjectStore
-from dcloud_spawner.store import dataset_mounts
+from dcloud_spawner.store import dataset_files, dataset_mounts, datasets
 from dcloud_spawner.store.dataset_mounts import MountState
 from tests.mounting import MountHost, mount_host
 from tests.platforms import actions
@@ -252,6 +252,25 @@ def test_the_least_recently_used_copy_goes_when_the_cache_is_full_and_never_a_mo
         with host.platform.database.reading() as connection:
             held = {copy.version for copy in dataset_mounts.copies(connection, "local")}
         assert held == {versions["one"], versions["three"]}
+
+
+def test_the_copy_of_a_version_that_was_deleted_for_good_goes_too(minio_host: MountHost) -> None:
+    host = minio_host
+    dataset = host.publish("streets", FILES)
+    server = host.request("alice/streets")
+    host.ready(server)
+    host.end(server)
+    host.keeper.turn()
+    copy = host.places.copy(str(dataset.latest_version))
+    assert copy.is_dir()
+    with host.platform.database.transaction() as connection:
+        dataset_files.remove_all(connection, str(dataset.latest_version))
+        datasets.remove_version(connection, str(dataset.latest_version))
+    host.restart()
+    host.keeper.turn()
+    assert not copy.exists()
+    with host.platform.database.reading() as connection:
+        assert not dataset_mounts.copies(connection, "local")
 
 
 def test_what_is_larger_than_the_cache_is_streamed_and_says_so(
