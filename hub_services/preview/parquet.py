@@ -17,6 +17,8 @@ LONGEST_SECONDS = 20.0
 MOST_BYTES = 48 * 2**20
 """Of one file, for its preview."""
 LONGEST_LINE_BYTES = 8 * 2**20
+_AT_ONCE = threading.BoundedSemaphore(2)
+"""Each may take much memory."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -25,7 +27,17 @@ class Unreadable(Exception):
 
 
 def parquet_head(read: Read, size_bytes: int) -> Table:
-    """Blocks for up to ``LONGEST_SECONDS``. Raises Unreadable, and whatever ``read`` raises."""
+    """Blocks for up to twice ``LONGEST_SECONDS``. Raises Unreadable, and whatever ``read``
+    raises."""
+    if not _AT_ONCE.acquire(timeout=LONGEST_SECONDS):
+        raise Unreadable("Others look into files just now. Try again in a moment.")
+    try:
+        return _read(read, size_bytes)
+    finally:
+        _AT_ONCE.release()
+
+
+def _read(read: Read, size_bytes: int) -> Table:
     process = subprocess.Popen(
         [sys.executable, "-m", "hub_services.preview.parquet_worker", str(size_bytes)],
         cwd=_ROOT,

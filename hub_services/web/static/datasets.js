@@ -67,7 +67,9 @@ async function follow() {
     } catch { continue; }
     if (!next) return;
     const old = by("s-work");
-    const over = !next.matches("[data-busy]");
+    const over = !next.matches("[data-busy]"), words = next.querySelector("li b")?.textContent ?? "";
+    if (words !== old.querySelector("li b")?.textContent) say(by("l-news"), words);
+    document.title = `${words}${next.dataset.percent ? `, ${next.dataset.percent} %` : ""} · DCloud`;
     old.replaceWith(document.importNode(next, true));
     // Not while somebody is in a dialog or uploads something here.
     if (over && document.querySelector("dialog[open], [data-uploading]")) return void refresh().catch(() => {});
