@@ -28,12 +28,26 @@ BATCH = 50
 
 
 def token_of(settings: Settings) -> str:
-    """What the storage shows; made the first time."""
+    """What the storage shows; made the first time. Never empty: what a killed process or a full
+    disk left of it is no token, or whoever shows nothing would be taken for the storage."""
     path = settings.secrets_dir / TOKEN
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        if known := path.read_text().strip():
+            return known
+    draft = path.with_name(f"{TOKEN}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            draft.replace(path)
+        else:
+            with contextlib.suppress(FileExistsError):  # another process was quicker
+                os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     return path.read_text().strip()
 
 

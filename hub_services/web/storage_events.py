@@ -86,7 +86,8 @@ class StorageEvents(RequestHandler):
         """Only the storage may."""
         sent = self.request.headers.get("Authorization", "")
         given = sent.removeprefix("Bearer ").encode()
-        if not hmac.compare_digest(given, token_of(self.platform.settings).encode()):
+        token = token_of(self.platform.settings).encode()
+        if not token or not hmac.compare_digest(given, token):
             self.set_status(HTTPStatus.FORBIDDEN)
             self.finish()
 
