@@ -4,9 +4,9 @@ A file of 1 GiB, from the local disk to MinIO on the same machine. ``dataset_upl
 way of ``dcloud data put``: begun at the API (proxy, hub, web service and database are real), its
 parts sent to presigned addresses, its SHA-256 counted, completed. The peer is ``upload_file`` of
 boto3 with as many connections. Both are processes that run already, measured in turn, round by
-round; ``value`` and ``peer_value`` are MiB/s, and the ratio should be at least 0.9. boto3 works as it
-does by itself: over plain HTTP it counts a SHA-256 of every part for its signature, before the part
-is sent; here it is counted beside the sending.
+round; ``value`` and ``peer_value`` are MiB/s, and the ratio should be at least 0.9. boto3 works as
+it does by itself: over plain HTTP it counts a SHA-256 of every part for its signature, before the
+part is sent; here it is counted beside the sending.
 """
 
 from __future__ import annotations

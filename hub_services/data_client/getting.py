@@ -92,7 +92,8 @@ class Get:
         """Fetch the rest of a file; whether it is all there. Raises DataError when what came is not
         what the manifest says."""
         size, digest = file["size_bytes"], hashlib.sha256()
-        have = part.stat().st_size if part.exists() else 0
+        # A file without a checksum may have changed since: it begins anew.
+        have = part.stat().st_size if file["sha256"] and part.exists() else 0
         query = {"version": self._version, "path": file["path"]}
         with self._platform.page(self._page, have if 0 < have < size else 0, **query) as answer:
             goes_on = answer.status == 206

@@ -121,6 +121,17 @@ def test_what_is_put_and_published_is_fetched_by_another_who_may_read_it(
     assert got.returncode == 0, got.stderr
     assert tree(copy) == tree(folder)
 
+    large = copy / "left" / "deep" / "größe 1.bin"
+    large.with_name(large.name + ".dcloud-part").write_bytes(large.read_bytes()[: 30 * MIB])
+    large.unlink()
+    got = data(stage, "user-q", "get", "user-p/photos@1", str(copy))
+    assert "1 fetched, 20 there already" in got.stdout and tree(copy) == tree(folder)
+    with stage.platform.database.reading() as connection:
+        found = datasets.named(connection, "user-p", "photos")[0]
+        lines = events.read(connection, target=found.id)
+    assert lines[-1].action == "dataset.download"
+    assert lines[-1].detail["bytes"] == 7 * MIB, "only what was missing came"
+
     listed = data(stage, "user-q", "ls", "user-p/photos")
     assert "left/ (21 files)" in listed.stdout
     assert "user-p/photos" in data(stage, "user-q", "ls").stdout

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -129,25 +131,34 @@ class Sent(DatasetHandler):
 
 
 class Download(Sent):
-    """``datasets/OWNER/NAME/download?version=&path=``: one file."""
+    """``datasets/OWNER/NAME/download?version=&path=``: one file, or the rest of it from a byte on
+    (``Range: bytes=N-``) for who goes on with a download."""
 
     async def get(self, *parts: str) -> None:
         """From the storage through here, as a file to keep."""
         call = self.call(parts)
         platform = self.service.platform
+        wanted = re.fullmatch(r"bytes=([0-9]{1,18})-", self.request.headers.get("Range", ""))
+        given = int(wanted[1]) if wanted else 0
 
-        def begin() -> tuple[File, Iterator[bytes]]:
+        def begin() -> tuple[File, int, Iterator[bytes]]:
             with platform.database.reading() as connection:
                 chosen, version, file = file_of(connection, call)
             key = keys.file_key(chosen.dataset.id, version.id, file.path)
             # Asked for before it is written down: what cannot be read is no download.
-            body = opened(stored(platform.storage, key, file.size_bytes))
-            detail: dict[str, object] = {"path": file.path, "bytes": file.size_bytes}
+            first = given if given < file.size_bytes else 0
+            body = opened(stored(platform.storage, key, file.size_bytes, begin=first))
+            detail: dict[str, object] = {"path": file.path, "bytes": file.size_bytes - first}
             self.note(chosen, "dataset.download", detail)
-            return file, body
+            return file, first, body
 
-        file, body = await platform.in_storage_thread(begin)
-        self.attach(file.name, file.size_bytes)
+        file, first, body = await platform.in_storage_thread(begin)
+        self.attach(file.name, file.size_bytes - first)
+        self.set_header("Accept-Ranges", "bytes")
+        if first:
+            last, size = file.size_bytes - 1, file.size_bytes
+            self.set_status(HTTPStatus.PARTIAL_CONTENT)
+            self.set_header("Content-Range", f"bytes {first}-{last}/{size}")
         await self.send(body)
 
 

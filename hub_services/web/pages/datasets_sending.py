@@ -28,15 +28,15 @@ def lost() -> Unavailable:
 
 
 def stored(
-    storage: ObjectStore, key: str, size_bytes: int, *, patient: bool = False
+    storage: ObjectStore, key: str, size_bytes: int, *, patient: bool = False, begin: int = 0
 ) -> Iterator[bytes]:
-    """An object's bytes, from when the first is asked for. Blocks.
+    """An object's bytes from ``begin`` on, from when the first is asked for. Blocks.
 
     When the storage goes away in between, it goes on from the same byte of the same object once it
     is back; ``patient``: also before the first byte. Raises StorageAway, and Unavailable for what
     is not there or not the same any more.
     """
-    at, etag, until = 0, "", 0.0
+    at, etag, until = begin, "", 0.0
     while at < size_bytes:
         try:
             with storage.open(key, at) as reader:
