@@ -11,14 +11,10 @@ from dcloud_spawner.form.words import count_words, number, rows, size_words
 from dcloud_spawner.profiles import Profile
 
 MODES = {
-    "cached": "From a copy on the host",
-    "stream": "Over the network",
+    "cached": "Copied to the host while you wait",
+    "stream": "Over the network, at once",
 }
-
-MODE_NOTES = {
-    "cached": "Copied once while you wait, then as fast as a local disk. Best for training.",
-    "stream": "Ready at once, slower to read.",
-}
+"""A copy is as fast as a local disk, and best for training; a stream is slower to read."""
 
 
 @dataclass(frozen=True)
@@ -200,10 +196,14 @@ def done_words(done_bytes: float, total_bytes: float) -> str:
 
 
 def copying_words(lines: Sequence[Mapping[str, object]]) -> str:
-    """What a start waits for: ``Copying street-scenes: 12 of 138 GB``, or ``Preparing 2
-    datasets``; empty when all are ready."""
+    """What a start waits for: ``Copying street-scenes: 12 of 138 GB``, ``words is away``, or
+    ``Preparing 2 datasets``; empty when all are ready."""
     pending = [one for one in lines if one.get("state") in PENDING]
-    copying = [one for one in pending if one.get("mode") == "cached" and one.get("done_bytes")]
+    copies = [one for one in pending if one.get("mode") == "cached" and one.get("done_bytes")]
+    copying = [one for one in copies if one.get("state") != "away"]
+    away = [one for one in pending if one.get("state") == "away"]
+    if away and not copying:
+        return f"{away[0].get('name')} is away"
     if len(pending) == 1 and copying:
         done, total = number(copying[0]["done_bytes"]), number(copying[0].get("total_bytes"))
         return f"Copying {copying[0].get('name')}: {done_words(done, total)}"

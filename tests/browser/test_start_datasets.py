@@ -43,7 +43,7 @@ def test_datasets_are_ticked_and_come_into_the_choice(
     expect(tiles.get_by_label("Version")).to_be_hidden()
     tiles.get_by_role("checkbox").check()
     tiles.get_by_label("Version").select_option("1")
-    tiles.get_by_label("Read").select_option("Over the network")
+    tiles.get_by_label("Read").select_option("Over the network, at once")
     expect(tiles.locator("b")).to_have_text("satellite-tiles v1")
     expect(page.locator("#ds-chosen")).to_have_text("2 chosen, read-only under ~/datasets")
     expect(page.locator("#o-datasets")).to_have_text("2, read-only")

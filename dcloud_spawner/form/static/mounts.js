@@ -23,7 +23,9 @@ const sum = (list, of) => list.reduce((total, one) => total + (of(one) ?? 0), 0)
 /** What a start waits for. */
 export function copying(list = []) {
   const pending = list.filter((one) => PENDING.includes(one.state));
-  const copies = pending.filter((one) => one.mode === "cached" && one.done_bytes);
+  const copies = pending.filter((one) => one.mode === "cached" && one.state !== "away" && one.done_bytes);
+  const away = pending.find((one) => one.state === "away");
+  if (away && !copies.length) return `${away.name} is away`;
   if (pending.length === 1 && copies.length) return `Copying ${copies[0].name}: ${done(copies[0].done_bytes, copies[0].total_bytes)}`;
   if (copies.length) return `Copying ${count(pending.length, "dataset")}: ${done(sum(copies, (one) => one.done_bytes), sum(pending, (one) => one.total_bytes))}`;
   return pending.length ? `Preparing ${count(pending.length, "dataset")}` : "";
@@ -54,8 +56,8 @@ function line(one, title) {
   said.dataset.said = "";
   bar.className = "dc-bar wide is-ok";
   for (const [key, value] of Object.entries({ role: "progressbar", "aria-label": title, "aria-valuemin": 0, "aria-valuemax": 100 })) bar.setAttribute(key, value);
-  text.append(name, said);
-  item.append(text, bar);
+  text.append(name, said, bar);
+  item.append(text);
   return item;
 }
 
