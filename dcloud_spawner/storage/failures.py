@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from xml.etree.ElementTree import ParseError
 
 from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import HTTPError
@@ -41,6 +42,6 @@ def told(key: str, *, gone_is_fine: bool = False) -> Iterator[None]:
         raise StorageRefused(code, f"{error.message} ({key})") from error
     except (HTTPError, OSError, ServerError) as error:
         raise StorageAway(f"{type(error).__name__}: {error}") from error
-    except InvalidResponseError as error:
+    except (InvalidResponseError, ParseError) as error:
         # A proxy in between, or no S3 at all.
         raise StorageAway(f"no answer of an S3 server: {error}"[:300]) from error

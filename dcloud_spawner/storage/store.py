@@ -18,7 +18,9 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
 from minio.datatypes import Part as MinioPart
+from minio.datatypes import parse_copy_object
 from minio.deleteobjects import DeleteObject
+from minio.helpers import DictType
 from urllib3.response import BaseHTTPResponse
 
 from dcloud_spawner.settings import Settings
@@ -30,6 +32,8 @@ from dcloud_spawner.storage.upload_keys import RENEWED_BEFORE, UploadKeys
 
 CHUNK_BYTES = 1 << 20
 BINARY = "application/octet-stream"
+COPY_SECONDS = 3600.0
+"""How long a copy inside the storage may take: some answer only when it is done."""
 MIN_PART_BYTES = 5 << 20
 """Every part but the last is at least so large: S3's own rule."""
 _NO_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\r")
@@ -80,21 +84,30 @@ class ObjectStore:
         self.access = access
         self.bucket = access.bucket
         self._upload_keys = UploadKeys(access)
-        self._http = _Connections(
-            timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
-            maxsize=32,
-            retries=urllib3.Retry(
-                total=again, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], redirect=0
-            ),
-        )
-        self._client = Minio(
-            access.host,
-            access_key=access.access_key,
-            secret_key=access.secret_key,
-            session_token=access.session_token or None,
-            secure=access.secure,
-            region=access.region,
-            http_client=self._http,
+        self._http = [
+            _Connections(
+                timeout=urllib3.Timeout(connect=connect_seconds, read=seconds),
+                maxsize=32,
+                retries=urllib3.Retry(
+                    total=again,
+                    backoff_factor=0.2,
+                    status_forcelist=[500, 502, 503, 504],
+                    redirect=0,
+                ),
+            )
+            for seconds in (read_seconds, max(read_seconds, COPY_SECONDS))
+        ]
+        self._client, self._patient = (
+            Minio(
+                access.host,
+                access_key=access.access_key,
+                secret_key=access.secret_key,
+                session_token=access.session_token or None,
+                secure=access.secure,
+                region=access.region,
+                http_client=connections,
+            )
+            for connections in self._http
         )
 
     @classmethod
@@ -104,7 +117,8 @@ class ObjectStore:
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._http.clear()
+        for connections in self._http:
+            connections.clear()
 
     # ------------------------------------------------------------------------ bucket
 
@@ -219,9 +233,18 @@ class ObjectStore:
 
     def copy(self, source: str, target: str) -> str:
         """Copy an object inside the storage, of any size; returns the new ETag."""
+        given = CopySource(self.bucket, source)
+        try:
+            with told(source):
+                headers: DictType = {**given.gen_copy_headers()}
+                answer = self._patient._execute("PUT", self.bucket, target, headers=headers)
+                return parse_copy_object(answer)[0]
+        except StorageRefused as error:
+            # AWS copies at most 5 GiB in one go; rclone copies in one go only.
+            if error.code not in ("EntityTooLarge", "InvalidRequest"):
+                raise
         with told(source):
-            copied = self._client.copy_object(self.bucket, target, CopySource(self.bucket, source))
-            return copied.etag or ""
+            return self._patient.copy_object(self.bucket, target, given).etag or ""
 
     def remove(self, key: str) -> None:
         """Remove an object; that there is none is success."""
