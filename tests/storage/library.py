@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import time
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dcloud_spawner.datasets import catalog
+from dcloud_spawner.datasets import catalog, versions
 from dcloud_spawner.datasets.catalog import Description
 from dcloud_spawner.datasets.rights import Asker
 from dcloud_spawner.platform import Platform, utc_now
@@ -22,6 +23,7 @@ from dcloud_spawner.store import dataset_files, datasets
 from dcloud_spawner.store.dataset_files import NewFile
 from dcloud_spawner.store.datasets import Dataset, Version, VersionState
 from dcloud_spawner.store.events import Actor
+from tests.storage.jobs_beside import jobs_beside
 
 GB = 10**9
 OWNER, READER, WRITER, STRANGER = "user-a", "user-b", "user-c", "user-x"
@@ -76,33 +78,17 @@ def add_files(platform: Platform, dataset: Dataset, files: Mapping[str, bytes], 
 
 
 def published(platform: Platform, dataset: Dataset, by: str, note: str = "") -> Dataset:
-    """Give the draft its number, as the process ``data`` does after it has checked it."""
-    now = utc_now()
-    with platform.database.transaction() as connection:
-        draft = datasets.draft_of(connection, dataset.id)
-        assert draft is not None
-        number = (datasets.get(connection, dataset.id).latest_number or 0) + 1
-        manifest = hashlib.sha256(draft.id.encode()).hexdigest()
-        datasets.change_version(
-            connection,
-            draft.id,
-            number=number,
-            state=VersionState.PUBLISHED.value,
-            manifest_sha256=manifest,
-            published_by=by,
-            published_at=now,
-            note=note,
-        )
-        made = datasets.change(
-            connection,
-            dataset.id,
-            latest_number=number,
-            latest_version=draft.id,
-            size_bytes=draft.size_bytes,
-            files=draft.files,
-        )
-    platform.storage.put(keys.manifest_key(dataset.id, draft.id), b"[\n]\n")
-    return made
+    """Publish the draft, as the process ``data`` does it."""
+    versions.begin_publish(platform, asker(by), dataset.id, note)
+    deadline = time.monotonic() + 60
+    with jobs_beside(platform):
+        while time.monotonic() < deadline:
+            with platform.database.reading() as connection:
+                found = datasets.get(connection, dataset.id)
+            if found.latest_number != dataset.latest_number:
+                return found
+            time.sleep(0.05)
+    raise TimeoutError("not published within a minute")
 
 
 def files() -> dict[str, bytes]:

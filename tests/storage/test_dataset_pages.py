@@ -197,6 +197,10 @@ def test_a_version_is_cited_by_its_manifest(scene: Scene) -> None:
     assert f"Manifest SHA-256 {first.manifest_sha256}" in page
     manifest = scene.page(READER, f"{FOLDS}/manifest?version=1")
     assert manifest.status_code == 200 and "attachment" in manifest.headers["Content-Disposition"]
+    assert hashlib.sha256(manifest.content).hexdigest() == first.manifest_sha256
+    named = {entry["path"]: entry["sha256"] for entry in manifest.json()}
+    of_csv = hashlib.sha256(library.files()["labels.csv"]).hexdigest()
+    assert named["labels.csv"] == of_csv and "chains/b/empty.txt" not in named
     assert scene.page(OWNER, f"{FOLDS}/manifest?version=draft").status_code == 404
 
 
@@ -345,7 +349,12 @@ def test_its_managers_read_who_did_what_with_it(scene: Scene) -> None:
     scene.page(READER, f"{FOLDS}/file?version=2&path=labels.csv")
     scene.page(READER, f"{FOLDS}/download?version=2&path=weights.bin")
     log = scene.page(OWNER, f"{FOLDS}/log").text
-    assert "Looked at" in log and "labels.csv" in log and "Downloaded" in log and "16.4 kB" in log
+    assert (
+        "Looked at" in log
+        and "labels.csv" in log
+        and "user user-b, can use it" in log
+        and "16.4 kB" in log
+    )
     assert scene.page(WRITER, f"{FOLDS}/log").status_code == 403
     assert scene.page(STRANGER, f"{FOLDS}/log").status_code == 404
 

@@ -98,23 +98,37 @@ def _row(line: Event) -> LogRow:
     return LogRow(line, words, detail_words(line.detail), line.result != "ok")
 
 
+RIGHTS = {"read": "can use it", "write": "can add versions"}
+
+
 def detail_words(detail: Mapping[str, object]) -> str:
     """What a line says beside who and what."""
     said = []
     for name, value in detail.items():
-        if name in LEFT_OUT or value in (None, "", [], {}):
-            continue
-        if name == "bytes" and isinstance(value, int):
-            said.append(size_words(value))
-        elif name == "files" and isinstance(value, int):
-            said.append(plural(value, "file"))
-        elif name in ("path", "folder"):
-            said.insert(0, str(value))
-        elif name == "version":
-            said.append(f"v{value}" if str(value).isdecimal() else str(value))
-        elif isinstance(value, list | tuple):
-            said.append(f"{name.replace('_', ' ')}: {', '.join(map(str, value[:5]))}")
-        else:
-            said.append(f"{name.replace('_', ' ')}: {value}")
+        words = _words(name, value)
+        if words and name in ("path", "folder"):
+            said.insert(0, words)
+        elif words:
+            said.append(words)
     text = ", ".join(said)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _words(name: str, value: object) -> str:
+    """One part of it; empty for what need not be said."""
+    if name in LEFT_OUT or value in (None, False, "", [], {}):
+        return ""
+    if value is True:
+        return name.replace("_", " ")
+    if isinstance(value, list | tuple):
+        return f"{name.replace('_', ' ')}: {', '.join(map(str, value[:5]))}"
+    if isinstance(value, int) and name in ("bytes", "files"):
+        return size_words(value) if name == "bytes" else plural(value, "file")
+    text = str(value)
+    if name == "version":
+        return f"v{text}" if text.isdecimal() else text
+    if name == "with":
+        return text.replace(":", " ", 1)
+    if name == "right":
+        return RIGHTS.get(text, text)
+    return text if name in ("path", "folder") else f"{name.replace('_', ' ')}: {text}"
