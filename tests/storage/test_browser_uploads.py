@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from dcloud_spawner import overrides
 from dcloud_spawner.datasets import catalog
 from dcloud_spawner.datasets.catalog import Description
 from dcloud_spawner.datasets.rights import Asker
@@ -239,6 +240,24 @@ def test_pause_resume_and_cancel(stage: StorageStage, open_page: Open, tmp_path:
         draft = datasets.draft_of(connection, made.id)
         assert draft is not None and not dataset_uploads.of_version(connection, draft.id)
         assert datasets.get(connection, made.id).stored_bytes == 48 * MIB
+
+
+def test_what_has_no_room_is_refused_with_the_reason_and_nothing_is_sent(
+    stage: StorageStage, open_page: Open, tmp_path: Path
+) -> None:
+    stage.token_of("user-n")
+    made = catalog.create(stage.platform, Asker(Actor("user-n")), "full", Description())
+    reason = "tests have little room"
+    overrides.set_override(stage.platform, "user-n", "storage_gib", 0.01, reason, Actor("admin-a"))
+    folder_of(tmp_path, 60, 20 * MIB)
+    page = open_page("user-n", "datasets/user-n/full")
+    sent: list[str] = []
+    page.on("request", lambda asked: sent.append(asked.url) if asked.method == "PUT" else None)
+    drop(page, tmp_path / "scenes")
+    expect(page.get_by_text("There is no room for 20.").first).to_be_visible()
+    expect(page.get_by_role("button", name="Try again", exact=True)).to_be_visible()
+    shot(page, "u_refused")
+    assert not sent and not stored(stage, made)
 
 
 def test_a_storage_that_was_away_for_a_while_gets_the_rest(

@@ -207,7 +207,7 @@ export async function openTransport(dataset, changed) {
       ({ items } = await call("POST", root, { files: part.map(wish), total_bytes: total, origin }));
     } catch (error) {
       for (const entry of part) fail(entry, error);
-      return;
+      return error;
     }
     const ready = [];
     part.forEach((entry, i) => {
@@ -219,13 +219,18 @@ export async function openTransport(dataset, changed) {
       else { adopt(entry, begun); ready.push(entry); }
     });
     send(ready);
+    return null;
   }
 
   async function start(fresh) {
     let total = fresh.reduce((all, entry) => all + entry.file.size, 0);
     for (let at = 0; at < fresh.length; at += BATCH) {
       const part = fresh.slice(at, at + BATCH);
-      await batch(part, total);
+      const refused = await batch(part, total);
+      if (refused) {  // no room, no right, no answer: the rest would hear the same
+        for (const entry of fresh.slice(at + BATCH)) fail(entry, refused);
+        return;
+      }
       total -= part.reduce((all, entry) => all + entry.file.size, 0);
     }
   }
