@@ -93,11 +93,6 @@ class _Fill:
                 return
             except Given:
                 return
-            except StorageAway as error:
-                log.warning("Copying %s: %s", self._need.version, error.detail)
-                self.state = CopyState(
-                    Stand.AWAY, "The storage does not answer; copying goes on when it does."
-                )
             except (NotAsPublished, StorageRefused) as error:
                 log.error("Copying %s: %s", self._need.version, error)
                 words = str(error) if isinstance(error, NotAsPublished) else "The storage refuses."
@@ -115,7 +110,11 @@ class _Fill:
         version = self._need.version
         self._done_bytes = 0
         self._filler = Filler(
-            self._platform.storage, self._places.filling(version), self._progress, THREADS
+            self._platform.storage,
+            self._places.filling(version),
+            self._progress,
+            self._storage_away,
+            THREADS,
         )
         if self._given.is_set():
             raise Given
@@ -138,14 +137,21 @@ class _Fill:
                 yield Wanted(file.path, key, file.size_bytes, file.sha256)
             after = found[-1].path
 
+    def _storage_away(self, error: StorageAway) -> None:
+        log.warning("Copying %s: %s", self._need.version, error.detail)
+        self.state = CopyState(
+            Stand.AWAY, "The storage does not answer; copying goes on when it does."
+        )
+
     def _progress(self, more_bytes: int) -> None:
+        if self.state.stand is not Stand.FILLING:
+            self.state = CopyState(Stand.FILLING)
         with self._lock:
             self._done_bytes += more_bytes
             now = time.monotonic()
             if now - self._written_at < PROGRESS_SECONDS:
                 return
             self._written_at, done = now, self._done_bytes
-        self.state = CopyState(Stand.FILLING)
         self._write(min(done, self._need.size_bytes))
 
     def _write(self, done_bytes: int, **more: object) -> None:
@@ -258,12 +264,12 @@ class Copies:
             return CopyState(Stand.WAITING, "Other datasets are copied first.")
         if not self._make_room(need, rows, needs, mounted):
             return CopyState(Stand.WAITING, "The cache is full of datasets that are in use.")
-        if version not in rows:
-            with self._platform.database.transaction() as connection:
-                dataset_mounts.add_copy(connection, NODE, version, need.size_bytes, utc_now())
-        else:
-            with self._platform.database.transaction() as connection:
-                dataset_mounts.change_copy(connection, NODE, version, state="filling", done_bytes=0)
+        now = utc_now()
+        with self._platform.database.transaction() as connection:
+            dataset_mounts.remove_copy(connection, NODE, version)
+            dataset_mounts.add_copy(connection, NODE, version, need.size_bytes, now)
+        # The next one of this turn must see its place taken.
+        rows[version] = Copy(NODE, version, "filling", 0, need.size_bytes, "", now, now)
         self._places.copies.mkdir(exist_ok=True, mode=0o700)
         fill = self._fills[version] = _Fill(self._platform, self._places, need)
         return fill.state
@@ -296,9 +302,14 @@ class Copies:
             if copy.state == "complete" and version not in needs and version not in mounted
         ]
         here = _bytes_below(self._places.filling(need.version))
+        to_come = sum(
+            copy.total_bytes - copy.done_bytes
+            for version, copy in rows.items()
+            if copy.state == "filling" and version != need.version
+        )
 
         def missing() -> bool:
-            free = shutil.disk_usage(self._platform.settings.state).free
+            free = shutil.disk_usage(self._platform.settings.state).free - to_come
             too_little = free + here < need.size_bytes + KEPT_FREE_BYTES
             return too_little or sum(held.values()) + need.size_bytes > self._cache_bytes
 

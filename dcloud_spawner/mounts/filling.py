@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dcloud_spawner.errors import DCloudError
-from dcloud_spawner.storage.errors import ObjectMissing
+from dcloud_spawner.storage.errors import ObjectMissing, StorageAway
 from dcloud_spawner.storage.store import ObjectStore
 
 CHUNK_BYTES = 1 << 20
 RANGE_BYTES = 64 << 20
 """A larger file is brought in ranges of this size, several at once."""
 THREADS = 8
+RETRY_SECONDS = 2.0
 
 
 class NotAsPublished(DCloudError):
@@ -45,12 +46,19 @@ class Wanted:
 
 
 class Filler:
-    """Makes one copy. ``progress`` is told of every piece: so many bytes more, from any thread."""
+    """Makes one copy. ``progress`` is told of every piece: so many bytes more; ``away`` that the
+    storage does not answer, and is asked again until it does. Both from any thread."""
 
     def __init__(
-        self, store: ObjectStore, folder: Path, progress: Callable[[int], None], threads: int
+        self,
+        store: ObjectStore,
+        folder: Path,
+        progress: Callable[[int], None],
+        away: Callable[[StorageAway], None],
+        threads: int,
     ) -> None:
         self._store = store
+        self._away = away
         self._folder = folder
         self._parts = folder.with_name(f"{folder.name}.parts")
         self._progress = progress
@@ -63,8 +71,8 @@ class Filler:
         self._stop.set()
 
     def fill(self, files: Iterable[Wanted]) -> None:
-        """Bring all files. Raises StorageAway (to be tried again, what is here is kept),
-        NotAsPublished, Given after :meth:`stop`, OSError when the disk fails."""
+        """Bring all files, however long the storage is away. Raises NotAsPublished, Given after
+        :meth:`stop`, OSError when the disk fails."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         remove(self._parts)
         self._parts.mkdir(mode=0o700)
@@ -116,12 +124,9 @@ class Filler:
             return self._bring_ranges(file, part)
         digest = hashlib.sha256()
         with part.open("wb", buffering=0) as out:
-            if file.size_bytes:
-                for data in self._store.stream(file.key, chunk_bytes=CHUNK_BYTES):
-                    self._check_stop()
-                    out.write(data)
-                    digest.update(data)
-                    self._progress(len(data))
+            for data in self._stream(file.key, 0, file.size_bytes):
+                out.write(data)
+                digest.update(data)
         return digest.hexdigest()
 
     def _bring_ranges(self, file: Wanted, part: Path) -> str:
@@ -154,11 +159,25 @@ class Filler:
 
     def _bring_range(self, key: str, number: int, start: int, length: int) -> None:
         at = start
-        for data in self._store.stream(key, start, length, CHUNK_BYTES):
-            self._check_stop()
+        for data in self._stream(key, start, length):
             os.pwrite(number, data, at)
             at += len(data)
-            self._progress(len(data))
+
+    def _stream(self, key: str, start: int, length: int) -> Iterator[bytes]:
+        """Bytes of an object; where the storage went away in the middle it goes on from there."""
+        at, end = start, start + length
+        while at < end:
+            try:
+                for data in self._store.stream(key, at, end - at, CHUNK_BYTES):
+                    self._check_stop()
+                    at += len(data)
+                    self._progress(len(data))
+                    yield data
+                return  # an object that is shorter shows by its sum
+            except StorageAway as error:
+                self._away(error)
+                if self._stop.wait(RETRY_SECONDS):
+                    raise Given("the copy is not wanted any more") from error
 
     def _count(self, target: Path) -> str:
         digest = hashlib.sha256()

@@ -99,7 +99,8 @@ class Keeper:
                 told[_key(use)] = self._bound(use, self._source(use, versions, copies))
             except (OSError, ConfigurationError) as error:
                 log.exception("Cannot mount %s", _path(use))
-                told[_key(use)] = Told(MountState.AWAY, f"It cannot be mounted now: {error}")
+                kept = f"{use.mount.version}.{use.mount.mode}"
+                told[_key(use)] = Told(MountState.AWAY, f"It cannot be mounted now: {error}", kept)
         self._drop_sources({found.source for found in told.values()})
         mounts = self._mounts()
         for use in uses:

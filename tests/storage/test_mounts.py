@@ -254,6 +254,27 @@ def test_the_least_recently_used_copy_goes_when_the_cache_is_full_and_never_a_mo
         assert held == {versions["one"], versions["three"]}
 
 
+def test_a_large_file_goes_on_where_it_was_when_the_storage_comes_back(
+    database_url: str, tmp_path: Path, minio_server: StorageServer, minio_store: ObjectStore
+) -> None:
+    large = b"".join(os.urandom(1 << 20) * 16 for _ in range(12))  # brought in several ranges
+    with mount_host(database_url, tmp_path, minio_store.access) as host:
+        dataset = host.publish("streets", {"large.bin": large})
+        server = host.request("alice/streets")
+        host.keeper.turn()
+        parts = host.places.filling(f"{dataset.latest_version}").with_suffix(".filling.parts")
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not (parts.exists() and any(parts.iterdir())):
+            time.sleep(0.001)
+        minio_server.stop(kill=True)
+        try:
+            host.ready(server, state=MountState.AWAY)
+        finally:
+            minio_server.start()
+        host.ready(server, seconds=60)
+        assert (host.folder(server, "streets") / "large.bin").read_bytes() == large
+
+
 def test_the_copy_of_a_version_that_was_deleted_for_good_goes_too(minio_host: MountHost) -> None:
     host = minio_host
     dataset = host.publish("streets", FILES)
