@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+
 from dcloud_spawner.storage import default
 from dcloud_spawner.storage.access import StorageAccess
 from tests.services import free_port
@@ -33,11 +35,12 @@ class StorageServer:
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     process: subprocess.Popen[bytes] | None = None
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
         """Of the S3 API."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def access(self, bucket: str = "dcloud", **more: str) -> StorageAccess:
         """The administrator's access to one bucket."""
@@ -66,14 +69,16 @@ class StorageServer:
 
     def _wait_for_minio(self, deadline: float) -> None:
         """The port is open before the keys are known."""
-        import urllib.request
-
         while time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(f"{self.url}/minio/health/ready", timeout=2):
+                ready = httpx.get(
+                    f"{self.url}/minio/health/ready", timeout=2, verify=False, trust_env=False
+                )
+                if ready.status_code == 200:
                     return
-            except OSError:
-                time.sleep(0.05)
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.05)
         raise RuntimeError("MinIO does not come up")
 
     def stop(self, *, kill: bool = False) -> None:
@@ -101,9 +106,16 @@ class StorageServer:
 
 @contextmanager
 def minio(
-    binary: Path, folder: Path, environment: Mapping[str, str] | None = None
+    binary: Path,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    certificates: Path | None = None,
 ) -> Iterator[StorageServer]:
-    """A MinIO with fresh root keys; ``environment`` adds settings (``MINIO_...``)."""
+    """A MinIO with fresh root keys; ``environment`` adds settings (``MINIO_...``). ``host``: where
+    it listens, "" everywhere. ``certificates``: a folder with private.key and public.crt, for
+    TLS."""
     access_key, secret_key = f"root{secrets.token_hex(6)}", secrets.token_hex(20)
     port = free_port()
     server = StorageServer(
@@ -114,8 +126,9 @@ def minio(
             str(binary),
             "server",
             "--quiet",
-            f"--address=127.0.0.1:{port}",
+            f"--address={host}:{port}",
             f"--console-address=127.0.0.1:{free_port()}",
+            *([f"--certs-dir={certificates}"] if certificates else []),
             str(folder / "data"),
         ],
         {
@@ -127,6 +140,7 @@ def minio(
         },
         access_key,
         secret_key,
+        scheme="https" if certificates else "http",
     )
     yield from _running(server)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,11 +16,13 @@ import pytest
 from minio import MinioAdmin
 from minio.credentials import StaticProvider
 
+from dcloud_spawner.settings import Settings
 from dcloud_spawner.storage import default
 from dcloud_spawner.storage.capabilities import CapabilityBook
 from dcloud_spawner.storage.errors import StorageAway, UploadGone
 from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.storage.store import MIN_PART_BYTES, ObjectStore
+from hub_services.cli.gate import gate_command, gate_environment
 from tests import services
 from tests.services import Missing
 from tests.storage.servers import StorageServer, minio, rclone
@@ -142,6 +145,51 @@ def test_a_read_that_breaks_off_is_no_short_file(own_server: StorageServer) -> N
             if own_server.process:
                 own_server.stop(kill=True)
     assert received < 64 << 20
+
+
+def test_a_storage_by_tls_is_spoken_to_only_with_a_trusted_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minio_server: StorageServer
+) -> None:
+    certificates = tmp_path / "certificates"
+    certificates.mkdir()
+    _certificate(certificates)
+    binary = Path(minio_server.command[0])
+    with minio(binary, tmp_path, certificates=certificates) as server:
+        access = server.access()
+        with pytest.raises(StorageAway) as caught:
+            ObjectStore(access, again=0).ensure_bucket()
+        assert "CERTIFICATE_VERIFY_FAILED" in caught.value.detail
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "public.crt"))
+        store = ObjectStore(access)
+        store.ensure_bucket()
+        assert CapabilityBook(store, default=False).get().sts
+        upload = store.create_upload(KEY)
+        settings = Settings(
+            state=tmp_path, storage_url=access.url, storage_gate_port=services.free_port()
+        )
+        gate = subprocess.Popen(
+            gate_command(),
+            env={**os.environ, **gate_environment(settings)},
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert gate.stdout and gate.stdout.readline()
+            origin = f"http://127.0.0.1:{settings.storage_gate_port}"
+            url = store.presign_part(KEY, upload, 1, 4, origin=origin)
+            assert httpx.put(url, content=b"data").status_code == 200
+        finally:
+            gate.terminate()
+            gate.wait()
+        store.complete_upload(KEY, upload, store.list_parts(KEY, upload))
+        assert store.read(KEY) == b"data"
+
+
+def _certificate(folder: Path) -> None:
+    """One that signs itself, as a laboratory's may."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(folder / "private.key"), "-out", str(folder / "public.crt")]
+    subprocess.run([*command, *files], check=True, capture_output=True)
 
 
 def test_an_ordinary_user_of_minio_does_and_a_service_account_gets_no_short_lived_keys(
