@@ -53,6 +53,19 @@ def claim(
     return dataset, claimed
 
 
+def hold(platform: Platform, upload: Upload) -> None:
+    """The completion of a claimed upload goes on. Raises Conflict when it took so long that the
+    upload was given up: its draft may be published by now, and must not change."""
+    with platform.database.transaction() as connection:
+        found = dataset_uploads.find(connection, upload.id)
+        if found is None or found.state != COMPLETING:
+            raise Conflict(
+                f"{shown(upload.path)} was given up before it was complete.",
+                hint="Send it again.",
+            )
+        dataset_uploads.change(connection, upload.id, touched_at=utc_now())
+
+
 def old_etag(platform: Platform, upload: Upload) -> str | None:
     """The ETag of the file that an upload is going to replace; None: there is none."""
     with platform.database.reading() as connection:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dcloud_spawner.datasets import upload_ends, uploads
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 SIGNED_SECONDS = 3600
 """So long an address for a part can be used."""
+HELD_SECONDS = 30.0
+"""After so long a completion looks whether the upload is still its own before it makes the file:
+a call that is sent then is over before anybody may take the upload for given up."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ async def complete(
     ``problem``, and it can be gone on with; the others are complete."""
     if not claims:
         return []
+    claimed_at = time.monotonic()
     dataset, claimed = await platform.in_database_thread(
         upload_ends.claim, platform, asking, given, [claim.upload for claim in claims]
     )
@@ -186,14 +191,20 @@ async def complete(
         if isinstance(found, UserError):
             return Completed(claim.upload, problem=found)
         try:
-            etag = await _assemble(platform, store, dataset, found)
+            etag = await _assemble(platform, store, dataset, found, claimed_at)
         except DCloudError as error:
             return Completed(claim.upload, found.path, _told(error, found))
         return Assembled(found, etag, claim.sha256)
 
     taken = [each for each in claimed if isinstance(each, Upload)]
     try:
-        outcomes = await asyncio.gather(*map(assembled, claims, claimed))
+        # All of them end before one is opened again: none may come late.
+        ended = await asyncio.gather(*map(assembled, claims, claimed), return_exceptions=True)
+        outcomes: list[Assembled | Completed] = []
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
+            outcomes.append(each)
         done = [each for each in outcomes if isinstance(each, Assembled)]
         await platform.in_database_thread(upload_ends.finish, platform, asking.actor, dataset, done)
     except BaseException:
@@ -209,11 +220,17 @@ async def complete(
 
 
 async def _assemble(
-    platform: Platform, store: ObjectStore, dataset: Dataset, upload: Upload
+    platform: Platform, store: ObjectStore, dataset: Dataset, upload: Upload, claimed_at: float
 ) -> str:
     key = file_key(dataset.id, upload.version, upload.path)
+
+    def held(write: Callable[[], str]) -> str:
+        if time.monotonic() - claimed_at > HELD_SECONDS:
+            upload_ends.hold(platform, upload)
+        return write()
+
     if not upload.size_bytes:
-        return await platform.in_storage_thread(store.put, key, b"")
+        return await platform.in_storage_thread(held, lambda: store.put(key, b""))
     try:
         found = await platform.in_storage_thread(store.list_parts, key, upload.storage_upload)
         expected = {number: upload.bytes_of(number) for number in range(1, upload.parts + 1)}
@@ -221,7 +238,7 @@ async def _assemble(
         if sent != expected:
             raise _incomplete(upload, sent, expected)
         return await platform.in_storage_thread(
-            store.complete_upload, key, upload.storage_upload, found
+            held, lambda: store.complete_upload(key, upload.storage_upload, found)
         )
     except UploadGone:
         return await _completed_before(platform, store, key, upload)
