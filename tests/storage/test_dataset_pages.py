@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -198,7 +199,8 @@ def test_a_version_is_cited_by_its_manifest(scene: Scene) -> None:
     manifest = scene.page(READER, f"{FOLDS}/manifest?version=1")
     assert manifest.status_code == 200 and "attachment" in manifest.headers["Content-Disposition"]
     assert hashlib.sha256(manifest.content).hexdigest() == first.manifest_sha256
-    named = {entry["path"]: entry["sha256"] for entry in manifest.json()}
+    entries = [json.loads(line) for line in manifest.text.splitlines()]
+    named = {entry["path"]: entry["sha256"] for entry in entries}
     of_csv = hashlib.sha256(library.files()["labels.csv"]).hexdigest()
     assert named["labels.csv"] == of_csv and "chains/b/empty.txt" not in named
     assert scene.page(OWNER, f"{FOLDS}/manifest?version=draft").status_code == 404

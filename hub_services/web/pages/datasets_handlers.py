@@ -256,11 +256,11 @@ class Manifest(Sent):
                 raise NotFound(f"{chosen.words.capitalize()} has no manifest.", field="version")
             key = keys.manifest_key(chosen.dataset.id, chosen.version.id)
             size = platform.storage.stat(key).size_bytes
-            name = f"{chosen.dataset.name}-{chosen.said}.manifest.json"
+            name = f"{chosen.dataset.name}-{chosen.said}.manifest.jsonl"
             return name, b"".join(stored(platform.storage, key, size))
 
         name, body = await platform.in_storage_thread(begin)
-        self.attach(name, len(body), "application/json")
+        self.attach(name, len(body))
         await self.send(iter((body,)))
 
 
