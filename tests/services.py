@@ -43,6 +43,7 @@ PACKAGES = {
     "java": "default-jre-headless",
     "mvn": "maven",
     "fusermount3": "fuse3",
+    "openssl": "openssl",
     "fc-list": "fontconfig fonts-dejavu-core fonts-inter",
 }
 """Command that shows a package to be there, and the packages that bring it."""

@@ -16,6 +16,7 @@ import pytest
 
 from dcloud_spawner.errors import ConfigurationError
 from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage.access import DEFAULT_ACCESS_KEY, DEFAULT_SECRET_KEY
 from hub_services.cli import orphans, processes
 from hub_services.cli.deployment import (
     Deployment,
@@ -25,6 +26,7 @@ from hub_services.cli.deployment import (
     remember,
 )
 from hub_services.cli.files import create_private_once, write_private
+from hub_services.cli.ports import ports_of
 from hub_services.cli.secrets import NAMES, ensure_secrets, read_secret
 
 
@@ -148,6 +150,28 @@ def test_supervisord_reads_the_configuration_and_it_holds_no_secret(
     assert done.stdout.strip() == (
         "['storage', 'gate', 'proxy', 'hub', 'controller', 'data', 'web', 'images']"
     )
+
+
+def test_the_small_storage_runs_only_where_there_is_no_other(tmp_path: Path) -> None:
+    small = Settings(state=tmp_path)
+    other = Settings(state=tmp_path, storage_url="https://minio.lab.example")
+    assert set(processes.long_running(small)) - set(processes.long_running(other)) == {"storage"}
+    assert {use.program for use in ports_of(small)} - {use.program for use in ports_of(other)} == {
+        "storage"
+    }
+    assert "program:storage" not in processes.configuration(Deployment(other, {}))
+
+
+def test_the_storages_keys_reach_its_server_by_environment_alone(deployment: Deployment) -> None:
+    folder = deployment.settings.secrets_dir
+    ensure_secrets(folder)
+    deployment.run_dir.mkdir(exist_ok=True)
+    storage = processes.program("storage")
+    command = storage.command(deployment)
+    keys = [read_secret(folder, name) for name in (DEFAULT_ACCESS_KEY, DEFAULT_SECRET_KEY)]
+    assert storage.extra_environment(deployment) == {"RCLONE_AUTH_KEY": f'"{keys[0]},{keys[1]}"'}
+    assert not [word for word in command if any(key in word for key in keys)]
+    assert "--addr=127.0.0.1:" in " ".join(command)
 
 
 def test_settings_change_the_configuration_and_nothing_else_does(tmp_path: Path) -> None:
