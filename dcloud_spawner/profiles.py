@@ -92,6 +92,9 @@ class Profile(_Model):
     memory_gib: AmountChoices
     cpus: AmountChoices
     hours: Hours = Hours()
+    notebooks: Literal["home", "storage"] = "home"
+    """storage: JupyterLab shows the user's own space in storage beside the home, where the storage
+    gives short-lived keys; notebooks that are kept there survive a lost host."""
     groups: tuple[str, ...] = ()
     """Hub groups that may use it; empty means everyone."""
     environment: Mapping[str, str] = Field(default_factory=dict)

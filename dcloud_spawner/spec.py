@@ -70,6 +70,8 @@ def build_spec(
         "DCLOUD_GPUS": str(len(accelerators)),
         **data_environment(settings, environment.get("JUPYTERHUB_API_URL", "")),
     }
+    if profile is not None and profile.notebooks == "storage":
+        defaults["DCLOUD_NOTEBOOKS"] = "storage"
     return ContainerSpec(
         name=container_name(settings.deployment, workload.id),
         image=workload.image,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from dcloud_spawner.datasets import own_spaces
 from dcloud_spawner.errors import Conflict, EngineError, EngineUnreachable
 from dcloud_spawner.lifecycle import refuse_kept_home
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spec import home_volume
+from dcloud_spawner.storage.errors import StorageAway
 from dcloud_spawner.store import events, homes, workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.homes import Home
@@ -58,17 +60,19 @@ def adopt_home(platform: Platform, user: str, actor: Actor) -> bool:
 
 
 def purge_home(platform: Platform, user: str, actor: Actor) -> bool:
-    """Delete a home for good. Raises Conflict while a server of the user is open, EngineError
-    when the engine does not delete it: what it refused is as before, and what it may yet do
-    (no answer) leaves the home closed until somebody purges it again."""
+    """Delete a home for good, and its user's own space in storage. Raises Conflict while a server
+    of the user is open, EngineError or StorageAway when it cannot be deleted: what was refused is
+    as before, and what the engine may yet do (no answer) leaves the home closed until somebody
+    purges it again."""
     home = _close_home(platform, user, actor)
     if home is None:
         return False
     try:
+        own_spaces.purge(platform, home.volume)
         platform.engine.purge_home(home.volume)
     except EngineUnreachable:
         raise
-    except EngineError:
+    except (EngineError, StorageAway):
         with platform.database.transaction() as connection:
             homes.mark_user_deleted(connection, user, home.user_deleted_at)
             _log_purge(connection, home, actor, "failed")

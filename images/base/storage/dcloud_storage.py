@@ -99,15 +99,16 @@ def minio(**more: Any) -> Any:
     return Minio(host, credentials=Renewing(), **given)
 
 
-def configure() -> dict[str, str]:
+def configure(*, own_comes_first: bool = True) -> dict[str, str]:
     """Write the configuration of boto3, ``aws`` and s3fs; returns what the environment needs.
 
-    Somebody's own ``~/.aws`` stays in force: then nothing is written.
+    Somebody's own ``~/.aws`` stays in force, if ``own_comes_first``: then nothing is written.
     """
-    own = [os.path.expanduser(f"~/.aws/{name}") for name in ("config", "credentials")]
-    if not os.environ.get("DCLOUD_STORAGE_URL") or any(os.path.exists(path) for path in own):
+    if not os.environ.get("DCLOUD_STORAGE_URL"):
         return {}
-    if "AWS_CONFIG_FILE" in os.environ or "AWS_ACCESS_KEY_ID" in os.environ:
+    own = [os.path.expanduser(f"~/.aws/{name}") for name in ("config", "credentials")]
+    told = "AWS_CONFIG_FILE" in os.environ or "AWS_ACCESS_KEY_ID" in os.environ
+    if own_comes_first and (told or any(os.path.exists(path) for path in own)):
         return {}
     path = os.path.join(_folder(), "aws-config")
     lines = [
@@ -120,10 +121,14 @@ def configure() -> dict[str, str]:
         # What other servers than Amazon's do not all know.
         "request_checksum_calculation = when_required",
         "response_checksum_validation = when_required",
+        # A storage that is away is said to be away soon.
+        "max_attempts = 2",
         "",
     ]
     _write(path, "\n".join(lines))
-    return {"AWS_CONFIG_FILE": path}
+    # With a file that is not there, the keys in somebody's own cannot be taken for ours.
+    other = {} if own_comes_first else {"AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    return {"AWS_CONFIG_FILE": path, **other}
 
 
 def _fetch() -> dict[str, Any]:
