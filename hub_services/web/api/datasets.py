@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, and_, not_
 from dcloud_spawner.datasets import catalog, quota, versions
 from dcloud_spawner.datasets.catalog import Description
 from dcloud_spawner.datasets.paths import clean_folder, parse_version
+from dcloud_spawner.datasets.removing import remove_objects
 from dcloud_spawner.datasets.rights import (
     Asker,
     Right,
@@ -25,7 +26,6 @@ from dcloud_spawner.datasets.rights import (
     visible,
 )
 from dcloud_spawner.errors import DCloudError, InvalidChoice, NotAllowed, NotFound
-from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.store import (
     accounts,
     dataset_files,
@@ -33,6 +33,7 @@ from dcloud_spawner.store import (
     dataset_shares,
 )
 from dcloud_spawner.store import datasets as rows
+from dcloud_spawner.store.database import storable
 from dcloud_spawner.store.dataset_jobs import Job
 from dcloud_spawner.store.dataset_mounts import Use
 from dcloud_spawner.store.dataset_shares import Share
@@ -150,13 +151,22 @@ def _after(cursor: str, column: str) -> tuple[object, str] | None:
         value, identifier = json.loads(cursor)
         if column.endswith("_at"):
             value = datetime.fromisoformat(value)
+            if value.tzinfo is None:
+                raise wrong
         elif type(value) is not (int if column == "size_bytes" else str):
             raise wrong
     except (ValueError, TypeError) as error:
         raise wrong from error
-    if not isinstance(identifier, str):
+    if not isinstance(identifier, str) or not all(map(_storable, (value, identifier))):
         raise wrong
     return value, identifier
+
+
+def _storable(value: object) -> bool:
+    """Whether every database takes it, in a question at least."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return not isinstance(value, str) or storable(value) == value
 
 
 async def get_dataset(call: Call[Nothing, Nothing]) -> DatasetDetailView:
@@ -295,9 +305,8 @@ async def remove_files(call: Call[Nothing, RemoveFilesBody]) -> RemovedView:
     """Take files and folders out of the draft."""
     body, platform = call.body, call.service.platform
     gone = await _act(call, versions.remove_files, call.path["id"], body.paths, body.folders)
-    keys = [file_key(gone.dataset, gone.version, path) for path in gone.paths]
     try:
-        await platform.in_storage_thread(platform.storage.remove_many, keys)
+        await platform.in_storage_thread(remove_objects, platform, gone)
     except DCloudError as error:
         log.warning("Objects of removed files are left for the sweep: %s", error)
     return RemovedView(paths=tuple(gone.paths))
