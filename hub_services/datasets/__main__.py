@@ -113,6 +113,9 @@ async def _every(seconds: float, turn: Turn) -> None:
         except Unavailable as error:
             pause = min(seconds, AFTER_FAILURE_SECONDS)
             log.warning("%s", error.text)
+        except ConfigurationError as error:
+            pause = min(seconds, AFTER_FAILURE_SECONDS)
+            log.warning("%s", error)
         except Exception:
             pause = min(seconds, AFTER_FAILURE_SECONDS)
             log.exception("A turn failed; the next one comes in %g s.", pause)

@@ -83,7 +83,8 @@ class Elsewhere:
                 answer = self._client.get_object(
                     self._bucket, each.key, offset=first, request_headers=headers
                 )
-            with Source(answer, Found(each.size_bytes, first, each.etag, "")) as source:
+            begins = first if answer.status == 206 else 0
+            with Source(answer, Found(each.size_bytes, begins, each.etag, "")) as source:
                 yield source
 
         return opened

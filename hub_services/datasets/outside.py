@@ -222,6 +222,8 @@ def opened(
         headers |= {"Range": f"bytes={first_byte}-", "If-Range": validator}
     response, final = _follow(pool, url, headers)
     with Source(response, _found(response, final)) as source:
+        if source.found.first_byte not in (0, first_byte if "Range" in headers else 0):
+            raise GivenUp("The other side sends another part than was asked for.")
         yield source
 
 

@@ -22,6 +22,8 @@ class Page:
     """What it says of its length: -1 the truth, None nothing."""
     ranges: bool = True
     bytes_per_second: int | None = None
+    begins_at: int = 0
+    """It sends a part that nobody asked for."""
 
 
 class Outside(http.server.ThreadingHTTPServer):
@@ -51,7 +53,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         first = 0
         wanted = self.headers.get("Range", "")
         etag = page.headers.get("ETag", "")
-        if page.ranges and wanted and self.headers.get("If-Range", etag) == etag:
+        if page.begins_at:
+            first = page.begins_at
+        elif page.ranges and wanted and self.headers.get("If-Range", etag) == etag:
             first = int(wanted.removeprefix("bytes=").partition("-")[0])
         body = page.body[first:]
         self.send_response(206 if first else page.status)

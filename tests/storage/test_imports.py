@@ -419,6 +419,17 @@ def test_an_address_that_is_none_of_the_web_is_no_import(url: str) -> None:
         url_order(url, "x")
 
 
+def test_a_server_that_sends_another_part_than_was_asked_for_brings_nothing(
+    shut: Lab, web: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = opened_dataset(shut, monkeypatch)
+    web.pages["/middle"] = Page(b"from the middle", begins_at=5)
+    job = fetch(shut, dataset, f"{web.url}/middle")
+    assert job.state is JobState.FAILED
+    assert "another part" in job.message
+    nothing_left(shut, dataset, job)
+
+
 def test_a_redirection_is_followed_outside_and_refused_inside(
     shut: Lab, web: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
