@@ -15,7 +15,8 @@ from dcloud_spawner.datasets.import_orders import (
     url_order,
 )
 from hub_services.web.api.dataset_models import JobView
-from hub_services.web.api.datasets import asker_of, job_view
+from hub_services.web.api.dataset_views import job_view
+from hub_services.web.api.datasets import asker_of
 from hub_services.web.api.operation import Call, Nothing, Operation, Wire
 
 
