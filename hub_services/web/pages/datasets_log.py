@@ -103,7 +103,7 @@ RIGHTS = {"read": "can use it", "write": "can add versions"}
 
 def detail_words(detail: Mapping[str, object]) -> str:
     """What a line says beside who and what."""
-    said = []
+    said: list[str] = []
     for name, value in detail.items():
         words = _words(name, value)
         if words and name in ("path", "folder"):
