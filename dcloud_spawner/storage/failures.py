@@ -24,6 +24,13 @@ _BUSY = {
 }
 
 
+def in_short(error: Exception) -> str:
+    """Why there was no answer, for a log, without the address that was asked."""
+    cause = getattr(error, "reason", None) or error
+    text = str(cause)
+    return f"{type(cause).__name__}: {text.partition('): ')[2] or text}"
+
+
 @contextmanager
 def told(key: str, *, gone_is_fine: bool = False) -> Iterator[None]:
     """Turn what is raised inside into one of our errors about ``key``."""
@@ -41,7 +48,7 @@ def told(key: str, *, gone_is_fine: bool = False) -> Iterator[None]:
             raise StorageAway(f"{code}: {error.message}") from error
         raise StorageRefused(code, f"{error.message} ({key})") from error
     except (HTTPError, OSError, ServerError) as error:
-        raise StorageAway(f"{type(error).__name__}: {error}") from error
+        raise StorageAway(in_short(error)) from error
     except (InvalidResponseError, ParseError) as error:
         # A proxy in between, or no S3 at all.
         raise StorageAway(f"no answer of an S3 server: {error}"[:300]) from error

@@ -15,6 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from dcloud_spawner.storage.access import StorageAccess
 from dcloud_spawner.storage.errors import StorageAway, StorageRefused
+from dcloud_spawner.storage.failures import in_short
 
 LIFE_SECONDS = 900
 """How long keys live: the shortest that STS gives, and the longest that a revoked share lives."""
@@ -68,7 +69,7 @@ def assume(access: StorageAccess, policy: str, seconds: int = LIFE_SECONDS) -> T
                 retries=urllib3.Retry(total=2, backoff_factor=0.2, redirect=0),
             )
     except (HTTPError, OSError) as error:
-        raise StorageAway(f"STS: {type(error).__name__}: {error}") from error
+        raise StorageAway(f"STS: {in_short(error)}") from error
     if answer.status >= 500 and answer.status != 501:
         raise StorageAway(f"STS answered {answer.status}")
     if answer.status != 200:

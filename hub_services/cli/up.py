@@ -18,6 +18,7 @@ from rich.console import Console
 from dcloud_spawner.errors import ConfigurationError, DCloudError
 from dcloud_spawner.profiles import ProfileBook
 from dcloud_spawner.settings import load_settings
+from dcloud_spawner.storage.access import access_of
 from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store.database import Database
 from hub_services.cli import machine, ports
@@ -207,7 +208,7 @@ def _check_ports(deployment: Deployment) -> None:
 def _prepare_storage(console: Console, deployment: Deployment) -> None:
     """Have the bucket. Everything but datasets works without it, so this stops nothing."""
     try:
-        store = ObjectStore.of(deployment.settings)
+        store = ObjectStore(access_of(deployment.settings), again=0)
         try:
             store.ensure_bucket()
         finally:
