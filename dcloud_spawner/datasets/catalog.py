@@ -326,9 +326,8 @@ def empty_bin(platform: Platform, asking: Asker, identifier: str) -> None:
 
 def begin_purge(connection: Connection, dataset: Dataset, by: str) -> None:
     """A job that removes a dataset in the bin, unless there is one already."""
-    for job in dataset_jobs.of_dataset(connection, dataset.id):
-        if job.kind is dataset_jobs.Kind.PURGE and job.state in dataset_jobs.OPEN:
-            return
+    if purge_is_open(connection, dataset.id):
+        return
     dataset_jobs.insert(
         connection,
         dataset=dataset.id,
@@ -338,6 +337,15 @@ def begin_purge(connection: Connection, dataset: Dataset, by: str) -> None:
         by=by,
         at=utc_now(),
         total_bytes=dataset.stored_bytes,
+    )
+
+
+def purge_is_open(connection: Connection, dataset: str) -> bool:
+    """Whether a whole dataset is about to be removed; one of its versions does not count."""
+    return any(
+        job.kind is dataset_jobs.Kind.PURGE and job.version is None
+        for job in dataset_jobs.open_jobs(connection)
+        if job.dataset == dataset
     )
 
 

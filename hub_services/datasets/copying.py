@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sqlalchemy import Connection
+
+from dcloud_spawner.datasets import quota
 from dcloud_spawner.datasets.paths import shown
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.storage.errors import ObjectMissing
@@ -19,7 +22,7 @@ AT_ONCE = 200
 
 
 def copy(work: Work) -> None:
-    """Copy what is not there yet, a part at a time. Raises Wrong."""
+    """Copy what is not there yet, a part at a time. Raises Wrong, Conflict ``storage_full``."""
     version, source = work.job.version or "", str(work.job.order["source"])
     with work.platform.database.reading() as connection:
         if datasets.find_version(connection, version) is None:
@@ -57,6 +60,16 @@ def _copy(work: Work, version: str, files: Sequence[File], pool: ThreadPoolExecu
         # What the copy holds is looked at when it is published.
         return NewFile(file.path, file.size_bytes, claimed_sha256=file.sha256, etag=etag.strip('"'))
 
+    size_bytes = sum(file.size_bytes for file in files)
+    with work.platform.database.reading() as connection:
+        _check_room(work, connection, size_bytes)
     made = list(pool.map(one, files))
     with work.writing() as connection:
+        _check_room(work, connection, size_bytes)
         dataset_files.put(connection, version, made, work.job.by, utc_now())
+
+
+def _check_room(work: Work, connection: Connection, more_bytes: int) -> None:
+    """There was room when the draft was opened; other drafts may have taken it since."""
+    dataset = datasets.get(connection, work.job.dataset)
+    quota.check(connection, work.platform.settings, dataset, more_bytes)

@@ -15,7 +15,6 @@ from dcloud_spawner.storage.keys import (
     version_prefix,
 )
 from dcloud_spawner.store import dataset_jobs, dataset_shares, datasets, events
-from dcloud_spawner.store.dataset_jobs import Kind
 from dcloud_spawner.store.events import Actor
 from hub_services.datasets.work import Work
 
@@ -85,8 +84,7 @@ def empty_bin(platform: Platform) -> int:
             before = utc_now() - timedelta(days=platform.settings.dataset_bin_days)
             if found.deleted_at >= before:
                 continue
-            jobs = dataset_jobs.of_dataset(connection, found.id)
-            if any(job.kind is Kind.PURGE and job.state in dataset_jobs.OPEN for job in jobs):
+            if catalog.purge_is_open(connection, found.id):
                 continue
             catalog.begin_purge(connection, found, ACTOR.name)
     return len(due)
