@@ -11,7 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from tornado.web import HTTPError, RequestHandler
 
 from dcloud_spawner.authenticator.source import source_address
-from dcloud_spawner.errors import EngineError, NotAllowed, Unavailable, UserError
+from dcloud_spawner.errors import (
+    ConfigurationError,
+    EngineError,
+    NotAllowed,
+    Unavailable,
+    UserError,
+)
+from dcloud_spawner.storage.errors import StorageRefused
 from dcloud_spawner.store.events import Actor
 from hub_services.web.service import Service
 from hub_services.web.viewer import Viewer, may_enter, viewer_of
@@ -122,6 +129,12 @@ class Handler(HubOAuthenticated, RequestHandler):
             )
         if isinstance(error, EngineError):
             return Unavailable(str(error), hint="The platform goes on trying.", code="engine")
+        if isinstance(error, (ConfigurationError, StorageRefused)):
+            return Unavailable(
+                "A part of the platform is not set up as it should be.",
+                hint="Tell an administrator: `dcloud doctor` says what is wrong.",
+                code="not_set_up",
+            )
         return _refusal_of_status(status, error)
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:

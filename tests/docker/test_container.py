@@ -354,7 +354,7 @@ def host_addresses() -> list[str]:
     ]
 
 
-def test_of_this_host_only_the_hub_can_be_reached(ann: Person) -> None:
+def test_of_this_host_only_hub_and_api_can_be_reached(ann: Person) -> None:
     settings = ann.deployment.settings
     hub = ann.deployment.hub_host
     with listener() as other:
@@ -362,8 +362,9 @@ def test_of_this_host_only_the_hub_can_be_reached(ann: Person) -> None:
             socket.create_connection((address, other), 2).close()
         targets = [(address, other) for address in host_addresses()]
         targets += [(hub, settings.proxy_api_port), (hub, settings.port), (hub, 22), (hub, 2375)]
-        found = connects(ann, [(hub, settings.hub_port), *targets])
-    assert found.pop(f"{hub}:{settings.hub_port}") == "open"
+        own = [(hub, settings.hub_port), (hub, settings.web_port)]
+        found = connects(ann, [*own, *targets])
+    assert [found.pop(f"{host}:{port}") for host, port in own] == ["open", "open"]
     assert len(found) == len(targets)
     assert "open" not in found.values(), found
 
