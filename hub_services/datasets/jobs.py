@@ -40,9 +40,11 @@ WORKERS: Mapping[Kind, Callable[[Work], None]] = {
     Kind.PURGE: purge,
 }
 IMPORTS = frozenset({Kind.IMPORT_URL, Kind.IMPORT_S3})
-IMPORTS_AT_ONCE = 3
+IMPORTS_AT_ONCE = 4
 """Imports wait for others' servers: they must not keep publications waiting."""
 OTHERS_AT_ONCE = 4
+OF_ONE_USER = 2
+"""Of each of the two sorts: nobody keeps everybody else waiting."""
 
 AGAIN_SECONDS = 10.0
 """After which a job is tried again that something is away for; twice as long each time."""
@@ -128,10 +130,11 @@ class Jobs:
             return False
         if any(each.dataset == job.dataset for each in under_way):
             return False
-        imports = sum(each.kind in IMPORTS for each in under_way)
-        if job.kind in IMPORTS:
-            return imports < IMPORTS_AT_ONCE
-        return len(under_way) - imports < OTHERS_AT_ONCE
+        fetches = job.kind in IMPORTS
+        like = [each for each in under_way if (each.kind in IMPORTS) == fetches]
+        if sum(each.by == job.by for each in like) >= OF_ONE_USER:
+            return False
+        return len(like) < (IMPORTS_AT_ONCE if fetches else OTHERS_AT_ONCE)
 
     def _claim(self, job: Job) -> bool:
         now = utc_now()

@@ -612,6 +612,32 @@ def test_a_cancelled_import_stops_and_leaves_nothing(world: Lab, web: Outside) -
     nothing_left(world, dataset, job)
 
 
+def test_one_users_imports_do_not_keep_others_waiting(
+    shut: Lab, web: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.pages["/slow"] = Page(LARGE, bytes_per_second=1 << 20)
+    web.pages["/quick"] = Page(b"quick")
+    slow = []
+    for _ in range(4):
+        dataset = opened_dataset(shut, monkeypatch)
+        order = url_order(f"{web.url}/slow")
+        slow.append((dataset, imports.begin_import(shut.platform, ANN, dataset.id, order)))
+    bobs = shut.dataset("bobs", BOB)
+    order = url_order(f"{web.url}/quick")
+    quick = imports.begin_import(shut.platform, BOB, bobs.id, order)
+    assert shut.wait(quick, 10).state is JobState.DONE
+    states = [shut.job(job.id).state for _, job in slow]
+    assert states == [JobState.RUNNING] * 2 + [JobState.QUEUED] * 2
+    for dataset, job in slow:
+        versions.cancel_job(shut.platform, ANN, dataset.id, job.id)
+    deadline = time.monotonic() + 10
+    while any(shut.jobs.busy(job.id) for _, job in slow) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    asyncio.run(shut.jobs.leftovers())
+    for dataset, job in slow:
+        nothing_left(shut, dataset, job)
+
+
 def test_a_draft_that_is_discarded_under_an_import_leaves_nothing(world: Lab, web: Outside) -> None:
     dataset = world.dataset()
     web.pages["/slow.zip"] = Page(
