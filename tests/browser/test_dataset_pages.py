@@ -29,6 +29,8 @@ from tests.storage.stage import StorageStage
 pytestmark = pytest.mark.browser
 
 FOLDS = "datasets/user-a/protein-folds"
+ODD = """it's "<img src=x onerror=alert(1)>" & co.txt"""
+"""A name that would break out of anything that does not escape it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def scene(
     ):
         stage.join(OWNER, "vision-lab")
         made = library.fill(stage.platform)
-        library.add_files(stage.platform, made, {"notes.txt": b"a\n", "more/b.csv": b"x\n"}, OWNER)
+        library.add_files(stage.platform, made, {ODD: b"a\n", "more/b.csv": b"x\n"}, OWNER)
         old = catalog.create(stage.platform, asker(OWNER), "old-runs", Description())
         catalog.throw_away(stage.platform, asker(OWNER), old.id)
         yield Scene(stage, made)
@@ -171,9 +173,14 @@ def test_a_file_leaves_the_draft_and_the_draft_is_given_for_publication(
     scene: Scene, open_page: Open
 ) -> None:
     page = open_page(OWNER, f"{FOLDS}?version=draft")
-    page.get_by_role("button", name="Remove notes.txt").click()
+    page.get_by_role("link", name=ODD, exact=True).click()
+    expect(page.get_by_role("heading", name=ODD)).to_be_visible()
+    page.go_back()
+    page.get_by_role("button", name=f"Remove {ODD}").click()
+    expect(page.locator("#a-ask")).to_contain_text(ODD)
     page.locator("#a-sure").click()
-    expect(page.get_by_role("link", name="notes.txt", exact=True)).to_have_count(0)
+    expect(page.get_by_role("link", name=ODD, exact=True)).to_have_count(0)
+    assert page.locator("main img").count() == 0
     _with(page, "d-publish")
     page.get_by_label(re.compile("What is new")).fill("labels only")
     page.get_by_role("button", name=re.compile("Publish version")).click()
