@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, BinaryIO, Self
-from urllib.parse import quote
 
 import urllib3
 from minio import Minio
@@ -363,28 +362,6 @@ class ObjectStore:
             query={"partNumber": str(number), "uploadId": upload},
             headers={"Content-Length": str(size_bytes)},
             seconds=min(seconds, int(RENEWED_BEFORE.total_seconds())),
-            now=now or datetime.now(UTC),
-        )
-
-    def presign_get(
-        self, key: str, *, filename: str = "", seconds: int = 300, now: datetime | None = None
-    ) -> str:
-        """A URL that downloads an object as a file, never shown by the browser.
-
-        Leads to the storage itself: the hub's own address answers no GET of objects.
-        """
-        name = quote(filename or key.rpartition("/")[2], safe="")
-        return presign(
-            self.access,
-            "GET",
-            key,
-            base=self.access.public_url or self.access.url,
-            query={
-                "response-content-type": BINARY,
-                "response-content-disposition": f"attachment; filename*=UTF-8''{name}",
-            },
-            headers={},
-            seconds=seconds,
             now=now or datetime.now(UTC),
         )
 

@@ -29,6 +29,7 @@ from dcloud_spawner.store.events import Actor
 from tests.conftest import fresh_database
 from tests.memory_engine import MemoryEngine
 from tests.services import free_port
+from tests.storage.urls import download_url
 
 pytestmark = pytest.mark.database
 
@@ -267,7 +268,7 @@ def test_a_part_goes_in_by_the_hubs_address_and_no_object_comes_out(shell: Shell
     assert answer.status_code == 200, answer.text
     store.complete_upload(key, upload, store.list_parts(key, upload))
     assert store.read(key) == b"<script></html"
-    download = store.presign_get(key).replace(store.access.url, shell.url)
+    download = download_url(store, key).replace(store.access.url, shell.url)
     answer = httpx.get(download, trust_env=False)
     assert answer.status_code == 403 and "script" not in answer.text
     folder = shell.state / "storage"

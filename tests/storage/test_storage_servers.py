@@ -26,6 +26,7 @@ from hub_services.cli.gate import gate_command, gate_environment
 from tests import services
 from tests.services import Missing
 from tests.storage.servers import StorageServer, minio, rclone
+from tests.storage.urls import download_url
 
 KEY = file_key("d1", "v1", "file")
 
@@ -74,7 +75,7 @@ def test_a_name_comes_back_as_it_was(store: ObjectStore, name: str) -> None:
     store.complete_upload(key, upload, store.list_parts(key, upload))
     store.copy(key, copy)
     assert store.read(key) == store.read(copy) == b"data"
-    assert httpx.get(store.presign_get(key)).content == b"data"
+    assert httpx.get(download_url(store, key)).content == b"data"
     assert [item.key for item in store.list("datasets/d1/")] == [key, copy]
     assert store.remove_many([key, copy]) == 2
     assert list(store.list("datasets/")) == []

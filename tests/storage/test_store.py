@@ -14,6 +14,7 @@ from dcloud_spawner.storage.errors import ObjectMissing, StorageAway, StorageRef
 from dcloud_spawner.storage.keys import file_key, version_prefix
 from dcloud_spawner.storage.store import MIN_PART_BYTES, ObjectStore
 from tests.storage.servers import StorageServer
+from tests.storage.urls import download_url
 
 KEY = file_key("d1", "v1", "a folder/ünï 文.txt")
 
@@ -178,7 +179,7 @@ def test_a_signed_url_dies(store: ObjectStore) -> None:
     url = store.presign_part(KEY, upload, 1, 3, seconds=60, now=then)
     assert httpx.put(url, content=b"old").status_code in (400, 403)
     store.put(KEY, b"hello")
-    assert httpx.get(store.presign_get(KEY, seconds=60, now=then)).status_code in (400, 403)
+    assert httpx.get(download_url(store, KEY, seconds=60, now=then)).status_code in (400, 403)
 
 
 def test_wrong_keys_and_no_keys_are_refused(
@@ -193,7 +194,7 @@ def test_wrong_keys_and_no_keys_are_refused(
     ):
         with pytest.raises(StorageRefused):
             ObjectStore(access).read(KEY)
-    url = store.presign_get(KEY)
+    url = download_url(store, KEY)
     assert httpx.get(url).content == b"secret"
     assert httpx.get(url.partition("?")[0]).status_code in (400, 403)
     assert httpx.get(f"{storage_server.url}/{store.bucket}/").status_code in (400, 403)
