@@ -229,10 +229,10 @@ def test_pause_resume_and_cancel(stage: StorageStage, open_page: Open, tmp_path:
     drop(page, tmp_path / "one.bin", tmp_path / "two.bin", upload_bytes_per_second=12 * MIB)
     page.get_by_role("button", name="Pause one.bin").click()
     expect(page.get_by_role("button", name="Resume one.bin")).to_be_visible()
-    assert not findings(page)
-    shot(page, "u_paused")
     page.get_by_role("button", name="Cancel two.bin").click()
     expect(page.get_by_text("two.bin")).to_have_count(0)
+    assert not findings(page)
+    shot(page, "u_paused")
     page.get_by_role("button", name="Resume one.bin").click()
     expect(page.get_by_text("All is in the draft.")).to_be_visible(timeout=60_000)
     assert list(stored(stage, made)) == ["one.bin"]
@@ -254,10 +254,16 @@ def test_what_has_no_room_is_refused_with_the_reason_and_nothing_is_sent(
     sent: list[str] = []
     page.on("request", lambda asked: sent.append(asked.url) if asked.method == "PUT" else None)
     drop(page, tmp_path / "scenes")
-    expect(page.get_by_text("There is no room for 20.").first).to_be_visible()
+    expect(page.get_by_role("alert").get_by_text("There is no room for 20.")).to_be_visible()
+    expect(page.get_by_text("62 not sent")).to_be_visible()
     expect(page.get_by_role("button", name="Try again", exact=True)).to_be_visible()
+    assert not findings(page)
     shot(page, "u_refused")
     assert not sent and not stored(stage, made)
+    overrides.remove_override(stage.platform, "user-n", "storage_gib", Actor("admin-a"))
+    page.get_by_role("button", name="Try again", exact=True).click()
+    expect(page.get_by_text("All is in the draft.")).to_be_visible(timeout=30_000)
+    assert len(stored(stage, made)) == 62
 
 
 def test_a_storage_that_was_away_for_a_while_gets_the_rest(

@@ -206,7 +206,6 @@ export async function openTransport(dataset, changed) {
     try {
       ({ items } = await call("POST", root, { files: part.map(wish), total_bytes: total, origin }));
     } catch (error) {
-      for (const entry of part) fail(entry, error);
       return error;
     }
     const ready = [];
@@ -228,16 +227,18 @@ export async function openTransport(dataset, changed) {
       const part = fresh.slice(at, at + BATCH);
       const refused = await batch(part, total);
       if (refused) {  // no room, no right, no answer: the rest would hear the same
-        for (const entry of fresh.slice(at + BATCH)) fail(entry, refused);
-        return;
+        const rest = fresh.slice(at);
+        for (const entry of rest) fail(entry, rest.length > 1 ? new Error("Not sent; the reason is above") : refused);
+        return refused;
       }
       total -= part.reduce((all, entry) => all + entry.file.size, 0);
     }
+    return null;
   }
 
   return {
     entries,
-    /** Add files; one that is at work already is left alone. */
+    /** Add files; one that is at work already is left alone. Gives why all were refused, if they were. */
     async add(files) {
       const fresh = [];
       for (const { file, path } of files) {
@@ -249,7 +250,7 @@ export async function openTransport(dataset, changed) {
         changed(entry);
         fresh.push(entry);
       }
-      await start(fresh);
+      return start(fresh);
     },
     pause(entry) {
       if (!["waiting", "sending"].includes(entry.state) || !uppy.getFile(entry.id) || uppy.getFile(entry.id).isPaused) return;

@@ -203,7 +203,8 @@ async function add(files) {
   if (!files.length) return;
   try {
     await open();
-    await transport.add(files);
+    const refused = await transport.add(files);
+    if (refused) refuse(refused.message);
     showHalf();
   } catch (error) {
     refuse(error.message);
@@ -253,9 +254,7 @@ function listen() {
     say(part("pause"), pausedAll ? "Resume all" : "Pause all");
     drawSum();
   });
-  part("retry").addEventListener("click", () => {
-    for (const entry of [...transport.entries.values()]) if (entry.state === "failed") transport.retry(entry);
-  });
+  part("retry").addEventListener("click", () => add([...transport.entries.values()].filter(({ state }) => state === "failed")));
   part("cancel").addEventListener("click", () => {
     for (const entry of [...transport.entries.values()]) if (ACTIVE.has(entry.state)) transport.cancel(entry);
   });
