@@ -30,14 +30,18 @@ from sqlalchemy import select
 
 from dcloud_spawner.datasets import catalog
 from dcloud_spawner.datasets.rights import Asker
+from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.storage.errors import StorageRefused
 from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.storage.sts import assume
 from dcloud_spawner.store import dataset_mounts, datasets
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import events
+from hub_services.datasets.outside import guarded_pool, reach_of
 from tests.storage.servers import StorageServer
 from tests.storage.stage import Held, StorageStage, raw
+
+pytestmark = pytest.mark.sqlite_suffices
 
 SECRET = b"the number is 4711"
 ANN = Asker(Actor("ann", "10.0.0.9"))
@@ -787,6 +791,47 @@ def test_a_tricky_path_is_not_uploaded_outside_of_its_dataset(world: World, path
         or "error" in answer.text
         or begun in str([item.key for item in store.list(begun)])
     ), answer.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:{port}/hub/api",
+        "http://localhost:{port}/",
+        "http://[::1]:{port}/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://0.0.0.0:{port}/",
+        "http://2130706433:{port}/",
+        "http://0x7f.1:{port}/",
+        "http://017700000001/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[fd00:ec2::254]/latest/meta-data/",
+        "http://10.0.0.1/x",
+        "http://192.168.1.1/x",
+        "http://172.17.0.1/x",
+        "http://100.64.0.1/x",
+        "http://user@127.0.0.1/x",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1/x",
+        "ftp://127.0.0.1/x",
+    ],
+)
+def test_nothing_is_imported_from_inside(world: World, url: str) -> None:
+    """Refused at once, or by the job before it connects; redirects, names that change and zips
+    that leave their folder: tests/storage/test_imports.py."""
+    address = url.format(port=world.stage.settings.hub_port)
+    identifier = world.own.dataset.id
+    with world.stage.api("eve") as api:
+        api.post(f"/datasets/{identifier}/draft", json={"empty": True})
+        answer = api.post(
+            f"/datasets/{identifier}/imports/url", json={"url": address, "path": "got.txt"}
+        )
+        if answer.status_code != 400:
+            assert answer.status_code == 202, answer.text
+            # What the job does with it.
+            with pytest.raises(InvalidChoice):
+                guarded_pool(reach_of(world.stage.settings)).request("GET", address, retries=False)
+        api.delete(f"/datasets/{identifier}/draft")
 
 
 # ------------------------------------------------------------------ 9: the storage's own log
