@@ -20,6 +20,7 @@ from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store import dataset_files, dataset_jobs, dataset_mounts, datasets, events
 from dcloud_spawner.store.dataset_jobs import JobState, Kind
 from dcloud_spawner.store.datasets import VersionState
+from hub_services.datasets.jobs import Jobs
 from hub_services.datasets.purging import empty_bin
 from hub_services.datasets.sweeping import sweep
 from tests.platforms import submit
@@ -174,6 +175,31 @@ def test_a_draft_on_top_of_a_version_has_its_files_and_leaves_it_as_it_is(world:
     assert now.latest_number == 2
     kept = 2 * sum(map(len, FILES.values())) - len(FILES["big"])
     assert now.stored_bytes == kept
+
+
+def test_a_copy_that_was_interrupted_goes_on_in_the_next_process(
+    world: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub_services.datasets.copying.AT_ONCE", 5)
+    dataset = world.dataset()
+    files = {f"{n:03}": str(n).encode() * 1000 for n in range(120)}
+    world.put(dataset, files)
+    world.publish(dataset)
+    draft = versions.open_draft(world.platform, ANN, dataset.id, empty=False)
+    with world.platform.database.reading() as connection:
+        (job,) = dataset_jobs.open_jobs(connection, draft.id)
+    world.turn()
+    while not world.files(draft.id):
+        time.sleep(0.005)
+    world.jobs.close()
+    there = len(world.files(draft.id))
+    assert world.job(job.id).state is JobState.RUNNING
+    assert 0 < there < len(files), "too quick to be interrupted"
+    world.jobs = Jobs(world.platform)
+    done = world.wait(job)
+    assert (done.state, done.done_files) == (JobState.DONE, len(files))
+    assert {path: world.read(dataset, draft.id, path) for path in files} == files
+    world.jobs.close()
 
 
 def test_a_discarded_draft_leaves_nothing_in_the_store(world: Lab) -> None:
