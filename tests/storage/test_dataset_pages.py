@@ -28,6 +28,7 @@ from tests.storage import library
 from tests.storage.library import OWNER, READER, STRANGER, WRITER
 from tests.storage.servers import StorageServer
 from tests.storage.stage import Held, StorageStage
+from tests.usage_story import project
 from tests.web_stage import ADMINISTRATOR
 
 FOLDS = "datasets/user-a/protein-folds"
@@ -216,6 +217,24 @@ def test_who_used_it_is_named_to_its_writers_and_counted_for_readers(scene: Scen
         assert f"Mounted by {READER}, in 1 server" in scene.page(OWNER, FOLDS).text
     finally:
         stage.clear()
+
+
+def test_a_projects_dataset_has_an_address_of_its_own_and_its_members_change_it(
+    scene: Scene,
+) -> None:
+    platform = scene.stage.platform
+    project(platform, OWNER, (OWNER,), (WRITER,), 10)  # of the same name as a person
+    name = "protein-folds"
+    made = catalog.create(platform, library.asker(OWNER), name, Description(), project=OWNER)
+    address = f"datasets/project:{OWNER}/{name}"
+    assert address in scene.page(WRITER, "datasets").text
+    page = scene.page(WRITER, address)
+    assert "Draft of version 1" in page.text and "d-share" not in page.text
+    assert "Storage of the project" in page.text
+    assert "Delete this dataset" in scene.page(OWNER, address).text
+    assert scene.page(STRANGER, address).status_code == 404
+    assert "640 chains" in scene.page(WRITER, FOLDS).text  # the person's is still the person's
+    catalog.throw_away(platform, library.asker(OWNER), made.id)
 
 
 # ---------------------------------------------------------------------------- files
