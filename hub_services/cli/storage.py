@@ -86,6 +86,13 @@ def remarks(settings: Settings, seen: StorageStatus) -> list[tuple[str, str]]:
                 "set storage_public_url to an address that containers reach",
             )
         )
+    if settings.bind_url.startswith("https:") and settings.storage_public_url.startswith("http:"):
+        found.append(
+            (
+                "browsers send nothing from pages by https to a storage by http",
+                "storage_public_url by https, or leave it empty",
+            )
+        )
     if settings.storage_public_url and not seen.sts:
         found.append(
             (

@@ -57,6 +57,23 @@ def test_what_the_storage_is_and_can_is_said(
         assert [finding.level for finding in findings(settings)] == [Level.OK]
 
 
+def test_addresses_that_will_not_do_are_told(
+    minio_store: ObjectStore, minio_server: StorageServer, tmp_path: Path
+) -> None:
+    settings = settings_of(
+        tmp_path,
+        minio_server,
+        minio_store,
+        public_url="https://lab.example/",
+        storage_public_url="http://lab.example:9000",
+    )
+    first, *others = findings(settings)
+    assert first.level is Level.OK
+    assert [finding.seen for finding in others] == [
+        "browsers send nothing from pages by https to a storage by http"
+    ]
+
+
 def test_wrong_keys_are_told_and_not_shown(
     store: ObjectStore, storage_server: StorageServer, tmp_path: Path
 ) -> None:
