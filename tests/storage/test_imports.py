@@ -37,6 +37,7 @@ from dcloud_spawner.store import dataset_jobs, events
 from dcloud_spawner.store.dataset_jobs import Job, JobState
 from dcloud_spawner.store.datasets import Dataset
 from hub_services.datasets import outside as fetching
+from hub_services.datasets.jobs import Jobs
 from hub_services.datasets.leftovers import spool_folder
 from hub_services.datasets.outside import GivenUp, SourceAway, guarded_pool, opened
 from tests.storage.outside import Outside, Page, outside
@@ -610,6 +611,32 @@ def test_a_cancelled_import_stops_and_leaves_nothing(world: Lab, web: Outside) -
     assert world.job(job.id).state is JobState.CANCELLED
     assert world.files(world.draft(dataset).id) == {}
     nothing_left(world, dataset, job)
+
+
+def test_unpacking_that_was_interrupted_goes_on_without_fetching_again(
+    world: Lab, web: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub_services.datasets.receiving.AT_ONCE", 3)
+    dataset = world.dataset()
+    files = {f"{n:02}": LARGE[n << 18 : (n + 4) << 18] for n in range(80)}
+    web.pages["/many.zip"] = Page(zipped(files))
+    order = url_order(f"{web.url}/many.zip", unpack=True)
+    job = imports.begin_import(world.platform, ANN, dataset.id, order)
+    world.turn()
+    draft = world.draft(dataset)
+    while not world.files(draft.id):
+        time.sleep(0.005)
+    world.jobs.close()
+    there = set(world.files(draft.id))
+    assert 0 < len(there) < len(files), "too quick to be interrupted"
+    web.asked.clear()
+    world.jobs = Jobs(world.platform)
+    done = world.wait(job)
+    assert (done.state, done.done_files) == (JobState.DONE, len(files)), done.message
+    assert web.asked == []
+    assert {path: world.read(dataset, draft.id, path) for path in files} == files
+    nothing_left(world, dataset, job)
+    world.jobs.close()
 
 
 def test_one_users_imports_do_not_keep_others_waiting(
