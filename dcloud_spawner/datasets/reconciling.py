@@ -8,7 +8,7 @@ So is everything that came with keys of somebody else (an administrator at the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -19,6 +19,7 @@ from dcloud_spawner.platform import utc_now
 from dcloud_spawner.storage import keys
 from dcloud_spawner.storage.keys import Place
 from dcloud_spawner.store import datasets, events, homes, storage_credentials
+from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor, Line
 from dcloud_spawner.store.storage_credentials import Credential
 
@@ -165,12 +166,15 @@ class Reconciler:
 
 
 def note_accesses(
-    connection: Connection, found: Iterable[Access], bucket: str, platform_key: str
+    database: Database, found: Sequence[Access], bucket: str, platform_key: str
 ) -> int:
-    """Put a delivery on the action log; returns how many lines it made."""
-    lines = Reconciler(connection, bucket, platform_key).lines(found)
+    """Put a delivery on the action log; returns how many lines it made. Most deliveries are of
+    the platform's own reads and make none: those keep no writer waiting."""
+    with database.reading() as connection:
+        lines = Reconciler(connection, bucket, platform_key).lines(found)
     if lines:
-        events.note_all(connection, lines, at=utc_now())
+        with database.transaction() as connection:
+            events.note_all(connection, lines, at=utc_now())
     return len(lines)
 
 

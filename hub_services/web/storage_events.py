@@ -118,5 +118,4 @@ class StorageEvents(RequestHandler):
 
     def _note(self, found: list[Access]) -> None:
         access = self.platform.storage.access
-        with self.platform.database.transaction() as connection:
-            note_accesses(connection, found, access.bucket, access.access_key)
+        note_accesses(self.platform.database, found, access.bucket, access.access_key)
