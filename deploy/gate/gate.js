@@ -27,7 +27,9 @@ const agent = new transport.Agent({ keepAlive: true, maxSockets: 256 });
 // Why a request is refused, or "".
 function refusal(request) {
   if (request.method !== "PUT") return "Only parts of uploads are taken here.";
-  const [path, query = ""] = request.url.split("?", 2);
+  const [path, query = "", ...more] = request.url.split("?");
+  // What stands behind a second question mark would reach the storage without a look.
+  if (more.length) return "This address is not as it was made.";
   if (!path.startsWith(`/${bucket}/datasets/`) || /\/(\.|%2e){0,2}(\/|$)/i.test(path)) {
     return "No such place.";
   }

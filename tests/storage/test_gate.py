@@ -131,6 +131,9 @@ def test_nothing_but_a_signed_part_gets_through(store: ObjectStore, origin: str)
         assert not answer.headers.get("content-type", "").startswith("text/html") or (
             answer.status_code == 404
         )
+    # The storage takes the second question mark for a part of the query.
+    answer = httpx.put(f"{part}?&tagging=", content=b"data")
+    assert (answer.status_code, answer.text) == (403, "This address is not as it was made.\n")
     for path in ("/datasets/../people/x", "/datasets/./x", "/people/../datasets/d1"):
         connection = http.client.HTTPConnection(urlsplit(origin).netloc)  # sends paths as given
         connection.request("PUT", f"/{store.bucket}{path}?{part.partition('?')[2]}", b"data")
