@@ -366,6 +366,22 @@ def test_a_download_goes_on_when_the_storage_comes_back(scene: Scene) -> None:
     catalog.throw_away(platform, library.asker(OWNER), made.id)
 
 
+@pytest.mark.parametrize("scene", ["rclone"], indirect=True)  # which is back in a moment
+def test_while_the_storage_is_away_everything_but_the_bytes_is_there(scene: Scene) -> None:
+    server = scene.stage.server
+    assert server is not None
+    server.stop()
+    try:
+        assert scene.page(READER, "datasets").status_code == 200
+        assert "labels.csv" in scene.page(READER, FOLDS).text
+        for kind in ("file", "download", "picture"):
+            answer = scene.page(READER, f"{FOLDS}/{kind}?version=2&path=labels.csv")
+            assert answer.status_code == 503 and "does not answer" in answer.text, kind
+    finally:
+        server.start()
+    assert scene.page(READER, f"{FOLDS}/file?version=2&path=labels.csv").status_code == 200
+
+
 def test_its_managers_read_who_did_what_with_it(scene: Scene) -> None:
     scene.page(READER, f"{FOLDS}/file?version=2&path=labels.csv")
     scene.page(READER, f"{FOLDS}/download?version=2&path=weights.bin")
