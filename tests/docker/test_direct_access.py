@@ -18,6 +18,7 @@ import pytest
 from dcloud_spawner.datasets import catalog
 from dcloud_spawner.datasets.catalog import Description
 from dcloud_spawner.datasets.rights import Asker
+from dcloud_spawner.datasets.snippets import snippets
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.storage import keys
 from dcloud_spawner.storage.access import ACCESS_KEY, SECRET_KEY
@@ -59,6 +60,14 @@ told["own"] = aws("ls", "--recursive", own)[1].split()[-1]  # the last by name
 told["own by s3fs"] = [name.split("/", 1)[1] for name in s3fs.S3FileSystem().find(own)]
 told["write"] = aws("cp", "/etc/hostname", where + "new.txt")[0] != 0
 print(json.dumps(told))
+"""
+
+TRIED = r"""
+import json, subprocess, sys
+for name, language, code in json.loads(SNIPPETS):
+    command = [sys.executable, "-c", code] if language == "python" else ["bash", "-ec", code]
+    done = subprocess.run(command, cwd="/tmp", capture_output=True, text=True)
+    assert done.returncode == 0, (name, done.stderr)
 """
 
 AS_A_KERNEL = r"""
@@ -128,9 +137,9 @@ def lab(deployment: Deployment, storage: StorageServer) -> Platform:
     return deployment.platform
 
 
-def give(lab: Platform, person: Person, files: dict[str, bytes]) -> str:
+def give(lab: Platform, person: Person, files: dict[str, bytes]) -> tuple[str, str]:
     """Somebody's running server gets a dataset, as if it had been chosen (its mount is tested in
-    ``test_datasets``); returns the dataset's id."""
+    ``test_datasets``); returns the ids of dataset and version."""
     made = catalog.create(lab, Asker(Actor(person.name)), "table", Description())
     with lab.database.reading() as connection:
         draft = datasets.draft_of(connection, made.id)
@@ -147,7 +156,7 @@ def give(lab: Platform, person: Person, files: dict[str, bytes]) -> str:
         dataset_files.put(connection, draft.id, new, person.name, now)
         datasets.change_version(connection, draft.id, number=1, state="published", published_at=now)
         dataset_mounts.insert(connection, workload.id, "table", made.id, draft.id, "cached", now)
-    return made.id
+    return made.id, draft.id
 
 
 def contents(person: Person, method: str, path: str, **more: Any) -> Any:
@@ -165,7 +174,7 @@ def test_in_a_notebook_every_library_reaches_the_storage_and_notebooks_are_kept_
 ) -> None:
     person = people()
     person.run({"profile": "kept", "memory_gib": 1, "cpus": 1})
-    dataset = give(lab, person, {"t.csv": b"x,y\n1,2\n3,4\n"})
+    dataset, version = give(lab, person, {"t.csv": b"x,y\n1,2\n3,4\n"})
     workload = person.workload()
     assert workload is not None
     folders = [item["name"] for item in contents(person, "GET", "")["content"]]
@@ -192,6 +201,13 @@ def test_in_a_notebook_every_library_reaches_the_storage_and_notebooks_are_kept_
         "own by s3fs": [".s3keep", "kept.ipynb", "made/here.txt"],  # the first is s3contents' own
         "write": True,
     }
+    shown = [
+        (each.name, each.language, each.code.replace("PATH", "t.csv"))
+        for each in snippets(lab.settings.storage_bucket, dataset, version)
+    ]
+    tried = f"SNIPPETS = {json.dumps(shown)!r}\n{TRIED}"
+    done = person.python(f"PROGRAM = {tried!r}\n{AS_A_KERNEL}")
+    assert done.returncode == 0, done.stderr
     with lab.database.reading() as connection:
         home = homes.of_user(connection, person.name)
     assert home is not None

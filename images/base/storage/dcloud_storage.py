@@ -39,8 +39,16 @@ AHEAD_SECONDS = 570
 and never uses any that have ended."""
 
 
+PATIENCE_SECONDS = 10
+"""For so long the platform may be away, as while it is restarted, before anybody is told."""
+
+
 class StorageError(Exception):
     """No credentials, in words for the person who asked."""
+
+
+class PlatformAway(StorageError):
+    """The same request may work in a moment."""
 
 
 def credentials() -> dict[str, Any]:
@@ -51,9 +59,17 @@ def credentials() -> dict[str, Any]:
     kept = _kept()
     if kept is not None:
         return kept
-    fetched = _fetch()
-    _keep(fetched)
-    return fetched
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            fetched = _fetch()
+        except PlatformAway:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+            continue
+        _keep(fetched)
+        return fetched
 
 
 def places() -> dict[str, str]:
@@ -147,9 +163,10 @@ def _fetch() -> dict[str, Any]:
         with opener.open(request, timeout=20) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
-        raise StorageError(_words(error)) from None
+        away = error.code in (502, 503, 504)
+        raise (PlatformAway if away else StorageError)(_words(error)) from None
     except (OSError, ValueError) as error:
-        raise StorageError(f"The platform does not answer: {error}") from None
+        raise PlatformAway(f"The platform does not answer: {error}") from None
 
 
 def _words(error: urllib.error.HTTPError) -> str:
