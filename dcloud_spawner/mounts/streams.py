@@ -24,6 +24,8 @@ REMOTE = "DATASETS"
 
 LOG_LINES = 5
 
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
 
 class Streams:
     """The streams of this host. ``cache_bytes`` is the most that the cache of one may hold."""
@@ -38,6 +40,7 @@ class Streams:
         it failed by :meth:`is_alive`."""
         folder = self._places.stream(version)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        drop_cache_of_another_boot(folder, BOOT.read_text().strip())
         point = self._places.source(version, STREAM)
         point.mkdir(parents=True, exist_ok=True, mode=0o700)
         prefix = version_prefix(dataset, version).rstrip("/")
@@ -98,6 +101,18 @@ class Streams:
             return None if process.status() == psutil.STATUS_ZOMBIE else process
         except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
             return None
+
+
+def drop_cache_of_another_boot(folder: Path, boot: str) -> None:
+    """What rclone noted as read may not have been on the disk when the host lost its power: then
+    its cache has zeros where a file has bytes. A kill -9 loses nothing."""
+    known = folder / "boot"
+    if known.exists() and known.read_text() == boot:
+        return
+    cache = folder / "cache"
+    if cache.exists():
+        shutil.rmtree(cache)
+    known.write_text(boot)
 
 
 def can_stream() -> bool:
