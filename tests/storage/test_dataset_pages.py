@@ -303,6 +303,16 @@ def test_previews_show_tables_with_types_text_and_pictures(scene: Scene) -> None
     assert "no preview" in other and digest in other
 
 
+def test_a_picture_that_is_fetched_without_its_page_is_on_the_action_log(scene: Scene) -> None:
+    answer = scene.page(READER, f"{FOLDS}/picture?version=2&path=images/overview.png")
+    assert answer.content == library.files()["images/overview.png"]
+    with scene.stage.platform.database.reading() as connection:
+        line = events.read(connection)[-1]
+    assert (line.actor, line.action, line.target) == (READER, "dataset.preview", scene.folds.id)
+    assert line.detail["path"] == "images/overview.png"
+    assert line.detail["bytes"] == len(answer.content)
+
+
 def test_paths_with_tricks_reach_nothing(scene: Scene) -> None:
     for path in (
         "../../manifests/x.json",

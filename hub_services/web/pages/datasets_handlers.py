@@ -232,6 +232,9 @@ class ShowPicture(Sent):
                 raise NotFound("It is no picture.")
             key = keys.file_key(chosen.dataset.id, version.id, file.path)
             body = opened(stored(platform.storage, key, file.size_bytes))
+            # The whole file goes out, also to whoever never opened its page.
+            detail: dict[str, object] = {"path": file.path, "bytes": file.size_bytes}
+            self.note(chosen, "dataset.preview", detail)
             return found.picture.media_type, file, body
 
         media_type, file, body = await platform.in_storage_thread(look)
