@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,8 +45,10 @@ SMALL_FILES = 2000
 SMALL_BYTES = 10_000
 LARGE_MIB = 1024
 THREADS = 16
+WARM_READS = 3
+"""The best of so many counts as warm: what comes from memory takes a moment, and so do others."""
 MIB = 1 << 20
-DISK_TURNS = ("local", "cached", "cached", "local", "local", "cached")
+DISK_TURNS = ("local", "cached", "cached", "local")
 """What the local disk gives is measured several times a round: it takes the least time."""
 
 Times = dict[str, list[float]]
@@ -125,17 +127,17 @@ class _Stage:
             for kind, read, paths in (("", _read, large), (" files", _read_small, small)):
                 self._empty(streams=False)
                 found[f"{name}{kind} cold"].append(read(paths[name]))
-                found[f"{name}{kind} warm"].append(read(paths[name]))
+                found[f"{name}{kind} warm"].append(_best(read, paths[name]))
         self._empty(streams=False)
         found["boto cold"].append(self.boto.read(key))
         self._empty(streams=True)
         found["stream cold"].append(_read(large["stream"]))
-        found["stream warm"].append(_read(large["stream"]))
+        found["stream warm"].append(_best(_read, large["stream"]))
         self._empty(streams=False)
         found["boto files cold"].append(self.boto.read_many(keys))
         self._empty(streams=False)
         found["stream files cold"].append(_read_small(small["stream"]))
-        found["stream files warm"].append(_read_small(small["stream"]))
+        found["stream files warm"].append(_best(_read_small, small["stream"]))
         if counts:
             for name, seconds in found.items():
                 self.times[name] += seconds
@@ -150,7 +152,6 @@ class _Stage:
                 Streams(self.host.places, self.host.platform.storage.access, 0).end(version)
             self.host.restart()
             self.host.ready(self.streamed, self.cached)
-            os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
@@ -178,12 +179,17 @@ def _host(folder: Path, access: StorageAccess) -> Iterator[_Stage]:
             for mode in ("cached", "stream")
         ]
         host.ready(*requests, seconds=120)
+        os.sync()  # what is not on the disk yet stays in memory, caches emptied or not
         yield _Stage(host, local, large, small, *requests, defaultdict(list))
 
 
 def small_paths() -> list[str]:
     """2,000 names in 20 folders."""
     return [f"{number % 20:02}/{number:05}.bin" for number in range(SMALL_FILES)]
+
+
+def _best(read: Callable[[Path], float], path: Path) -> float:
+    return min(read(path) for _ in range(WARM_READS))
 
 
 def _read(path: Path) -> float:
