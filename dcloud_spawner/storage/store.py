@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, BinaryIO, Self
+from urllib.parse import quote
 
 import urllib3
 from minio import Minio
@@ -26,6 +27,7 @@ from dcloud_spawner.settings import Settings
 from dcloud_spawner.storage.access import StorageAccess, access_of
 from dcloud_spawner.storage.errors import ObjectMissing, StorageRefused
 from dcloud_spawner.storage.failures import told
+from dcloud_spawner.storage.sealing import PARAMETER, sealed, sealing_key
 from dcloud_spawner.storage.signing import presign
 from dcloud_spawner.storage.upload_keys import RENEWED_BEFORE, UploadKeys
 
@@ -79,10 +81,14 @@ class ObjectStore:
         connect_seconds: float = 5.0,
         read_seconds: float = 60.0,
         again: int = 3,
+        direct: bool = False,
     ) -> None:
+        """``direct``: presigned parts go to people who may know the keys that signed them, and
+        straight to the storage, whatever it does about signatures."""
         self.access = access
         self.bucket = access.bucket
-        self._upload_keys = UploadKeys(access)
+        self._upload_keys = UploadKeys(access, self.remove)
+        self._direct = direct
         self._http = [
             _Connections(
                 timeout=urllib3.Timeout(connect=connect_seconds, read=seconds),
@@ -352,18 +358,25 @@ class ObjectStore:
         the storage has a public address of its own. May ask the storage for keys: blocks.
         """
         keys = self._upload_keys.get()
-        # Without keys of their own parts go through the gate, which lets nothing else pass.
-        direct = self.access.public_url if keys else ""
-        return presign(
+        shown = self._direct or self._upload_keys.may_be_shown
+        # Without keys of their own, or with such as must not be seen, parts go through the gate.
+        straight = self.access.public_url if keys and shown else ""
+        url = presign(
             keys or self.access,
             "PUT",
             key,
-            base=direct or origin or self.access.url,
+            base=straight or origin or self.access.url,
             query={"partNumber": str(number), "uploadId": upload},
             headers={"Content-Length": str(size_bytes)},
             seconds=min(seconds, int(RENEWED_BEFORE.total_seconds())),
             now=now or datetime.now(UTC),
         )
+        if not keys or shown:
+            return url
+        token = f"X-Amz-Security-Token={quote(keys.session_token, safe='~')}"
+        hidden = sealed(sealing_key(self.access), keys.session_token)
+        assert token in url
+        return url.replace(token, f"{PARAMETER}={hidden}")
 
 
 class _Connections(urllib3.PoolManager):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +18,7 @@ from dcloud_spawner.storage.access import StorageAccess
 from dcloud_spawner.storage.errors import StorageRefused
 from dcloud_spawner.storage.keys import DATASETS
 from dcloud_spawner.storage.policies import session_policy
+from dcloud_spawner.storage.signature_probe import signatures_hold
 from dcloud_spawner.storage.sts import assume
 
 LIFE = timedelta(hours=6)
@@ -29,12 +31,20 @@ _ASK_AGAIN_SECONDS = 600.0
 class UploadKeys:
     """Asks for keys when they are needed and keeps them while they live; thread-safe."""
 
-    def __init__(self, access: StorageAccess) -> None:
+    def __init__(self, access: StorageAccess, remove: Callable[[str], None]) -> None:
         self._access = access
+        self._remove = remove
+        self._shown = False
         self._lock = threading.Lock()
         self._keys: StorageAccess | None = None
         self._renew_at = datetime.min.replace(tzinfo=UTC)
         self._none_until = 0.0
+
+    @property
+    def may_be_shown(self) -> bool:
+        """Whether the storage looks at every signature, so that the session token tells nothing;
+        known after ``get``."""
+        return self._shown
 
     def get(self) -> StorageAccess | None:
         """Access by keys that only write; None where the storage has no STS. May block."""
@@ -49,11 +59,15 @@ class UploadKeys:
             except StorageRefused:
                 self._keys, self._none_until = None, time.monotonic() + _ASK_AGAIN_SECONDS
                 return None
-            self._renew_at = keys.expires_at - RENEWED_BEFORE
-            self._keys = replace(
+            made = replace(
                 self._access,
                 access_key=keys.access_key,
                 secret_key=keys.secret_key,
                 session_token=keys.session_token,
             )
-            return self._keys
+            self._shown, probe = signatures_hold(made)
+            if not self._shown:
+                self._remove(probe)
+            self._renew_at = keys.expires_at - RENEWED_BEFORE
+            self._keys = made
+            return made

@@ -8,16 +8,19 @@
 // named here; of the answer only its status and its ETag.
 "use strict";
 
+const crypto = require("node:crypto");
 const http = require("node:http");
 const https = require("node:https");
 
 const port = Number(process.env.DCLOUD_GATE_PORT);
 const bucket = process.env.DCLOUD_GATE_BUCKET;
 const target = new URL(process.env.DCLOUD_GATE_TARGET);
+const sealingKey = Buffer.from(process.env.DCLOUD_GATE_KEY, "hex");
 
 const NEEDED = ["partNumber", "uploadId", "X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date",
   "X-Amz-Expires", "X-Amz-Signature", "X-Amz-SignedHeaders"];
-const ALLOWED = new Set([...NEEDED, "X-Amz-Security-Token"]);
+const SEALED = "X-Dcloud-Sealed"; // dcloud_spawner/storage/sealing.py
+const ALLOWED = new Set([...NEEDED, "X-Amz-Security-Token", SEALED]);
 const LARGEST_PART = 5 * 2 ** 30;
 const QUIET_MS = 120_000; // neither side says anything for so long: the connection is dead
 
@@ -45,6 +48,20 @@ function refusal(request) {
   return "";
 }
 
+// The address as it was signed: with the session token, which the one given out does not show.
+function opened(url) {
+  const [path, query] = url.split("?", 2);
+  return `${path}?${query.split("&").map((part) => {
+    if (!part.startsWith(`${SEALED}=`)) return part;
+    const given = Buffer.from(part.slice(SEALED.length + 1), "base64url");
+    const cipher = crypto.createDecipheriv("aes-256-gcm", sealingKey, given.subarray(0, 12),
+      { authTagLength: 16 });
+    cipher.setAuthTag(given.subarray(12, 28));
+    const token = Buffer.concat([cipher.update(given.subarray(28)), cipher.final()]).toString();
+    return `X-Amz-Security-Token=${encodeURIComponent(token)}`;
+  }).join("&")}`;
+}
+
 function answer(response, status, text, headers = {}) {
   if (response.headersSent) return void response.destroy();
   response.writeHead(status, {
@@ -63,13 +80,13 @@ function told(body) {
   return /<Code>([A-Za-z]{1,64})<\/Code>/.exec(body)?.[1] ?? "";
 }
 
-function pass(request, response) {
+function pass(request, response, path) {
   const onward = transport.request({
     agent,
     host: target.hostname,
     port: target.port || (transport === https ? 443 : 80),
     method: "PUT",
-    path: request.url,
+    path,
     headers: {
       Host: request.headers.host ?? "",
       "Content-Length": request.headers["content-length"],
@@ -108,7 +125,13 @@ function pass(request, response) {
 const server = http.createServer({ maxHeaderSize: 65536 }, (request, response) => {
   const why = refusal(request);
   if (why) return answer(response, 403, `${why}\n`, { Connection: "close" });
-  return pass(request, response);
+  let path;
+  try {
+    path = opened(request.url);
+  } catch {
+    return answer(response, 403, "This address is not as it was made.\n", { Connection: "close" });
+  }
+  return pass(request, response, path);
 });
 server.requestTimeout = 0; // a part may be large and a line slow; silence ends it
 server.timeout = QUIET_MS;

@@ -63,7 +63,7 @@ def rclone_store(rclone_server: StorageServer) -> Iterator[ObjectStore]:
 
 
 def _fresh(server: StorageServer) -> Iterator[ObjectStore]:
-    store = ObjectStore(server.access(f"test-{secrets.token_hex(6)}"))
+    store = ObjectStore(server.access(f"test-{secrets.token_hex(6)}"), direct=True)
     store.ensure_bucket()
     yield store
     store.close()

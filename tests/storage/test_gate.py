@@ -33,6 +33,15 @@ KEY = file_key("d1", "v1", "a folder/ünï 文.html")
 
 
 @pytest.fixture
+def store(storage_server: StorageServer) -> Iterator[ObjectStore]:
+    """As the platform has it: what it gives out is for anybody."""
+    made = ObjectStore(storage_server.access(f"test-{secrets.token_hex(6)}"))
+    made.ensure_bucket()
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def origin(store: ObjectStore, tmp_path: Path) -> Iterator[str]:
     """The address of a proxy whose way to the storage is the deployment's own."""
     settings = Settings(
@@ -52,7 +61,7 @@ def origin(store: ObjectStore, tmp_path: Path) -> Iterator[str]:
         f"--api-port={settings.proxy_api_port}",
     ]
     started = [
-        _start(gate_command(), gate_environment(settings)),
+        _start(gate_command(), gate_environment(settings, store.access)),
         _start(proxy, {"CONFIGPROXY_AUTH_TOKEN": token}),
     ]
     try:
@@ -160,6 +169,22 @@ def test_a_users_own_keys_show_no_page_on_the_hubs_address(
     mine.put(KEY, b"<script>1</script>", content_type="text/html")
     answer = httpx.get(download_url(mine, KEY))
     assert answer.status_code == 403 and "script" not in answer.text
+
+
+def test_a_url_shows_nothing_that_the_storage_takes_for_a_signature(
+    store: ObjectStore, origin: str, storage_server: StorageServer
+) -> None:
+    upload = store.create_upload(KEY)
+    url = store.presign_part(KEY, upload, 1, 4, origin=origin)
+    if storage_server.kind == "minio":  # which takes access key and token for one
+        assert "X-Amz-Security-Token" not in url and storage_server.access_key not in url
+        name, _, rest = url.partition("X-Dcloud-Sealed=")
+        for wrong in (f"{rest[:40]}x{rest[41:]}", "AA"):
+            answer = httpx.put(f"{name}X-Dcloud-Sealed={wrong}", content=b"data")
+            assert answer.status_code == 403
+        straight = url.replace(origin, storage_server.url)
+        assert httpx.put(straight, content=b"data").status_code == 403
+    assert httpx.put(url, content=b"data").status_code == 200
 
 
 def test_no_header_that_was_not_signed_reaches_the_storage(store: ObjectStore, origin: str) -> None:

@@ -577,8 +577,7 @@ def test_an_address_for_one_part_is_for_nothing_else(world: World) -> None:
     assert draft_less is None
     key = f"datasets/{world.own.dataset.id}/{'f' * 32}/new.bin"
     upload = store.create_upload(key)
-    url = store.presign_part(key, upload, 1, 4, origin=world.server.url)
-    url = url.replace(url.split("/" + world.bucket)[0], world.server.url)
+    url = store.presign_part(key, upload, 1, 4, origin=world.stage.url)
     other = url.replace(key, f"{world.shared.prefix}a.txt")
     for method, address, body in (
         ("PUT", other, b"evil"),
@@ -604,7 +603,7 @@ def test_an_address_of_a_part_takes_nothing_after_the_file_is_complete(world: Wo
     store = world.stage.platform.storage
     key = f"datasets/{world.own.dataset.id}/{'e' * 32}/done.bin"
     upload = store.create_upload(key)
-    url = store.presign_part(key, upload, 1, 4, origin=world.server.url)
+    url = store.presign_part(key, upload, 1, 4, origin=world.stage.url)
     assert httpx.put(url, content=b"good", trust_env=False).status_code == 200
     store.complete_upload(key, upload, store.list_parts(key, upload))
     assert httpx.put(url, content=b"evil", trust_env=False).status_code in (403, 404)

@@ -106,7 +106,7 @@ def test_they_make_no_other_keys_and_administer_nothing(scoped: ObjectStore) -> 
 
 def test_keys_for_uploads_read_nothing(minio_store: ObjectStore) -> None:
     minio_store.put(MINE, b"data")
-    access = UploadKeys(minio_store.access).get()
+    access = UploadKeys(minio_store.access, minio_store.remove).get()
     assert access is not None
     blind = ObjectStore(access)
     blind.put(OTHER, b"put")

@@ -170,7 +170,7 @@ def test_a_storage_by_tls_is_spoken_to_only_with_a_trusted_certificate(
         )
         gate = subprocess.Popen(
             gate_command(),
-            env={**os.environ, **gate_environment(settings)},
+            env={**os.environ, **gate_environment(settings, access)},
             stdout=subprocess.PIPE,
         )
         try:
@@ -204,7 +204,7 @@ def test_an_ordinary_user_of_minio_does_and_a_service_account_gets_no_short_live
     name, secret = f"platform{secrets.token_hex(4)}", secrets.token_hex(16)
     admin.user_add(name, secret)
     admin.attach_policy(["readwrite"], user=name)
-    user = ObjectStore(replace(minio_store.access, access_key=name, secret_key=secret))
+    user = ObjectStore(replace(minio_store.access, access_key=name, secret_key=secret), direct=True)
     assert CapabilityBook(user, default=False).get().sts
     upload = user.create_upload(KEY)
     url = user.presign_part(KEY, upload, 1, 4)
