@@ -14,6 +14,8 @@ from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import unquote
 
+from dcloud_spawner.store.database import storable
+
 Act = Literal["read", "write", "delete", "settings"]
 
 _READS = {"GetObject", "SelectObjectContent"}
@@ -85,14 +87,19 @@ def _accesses(entry: Mapping[str, Any]) -> Iterator[Access]:
         yield Access(
             request=f"{entry.get('requestID', '')}-{act}",
             at=datetime.fromisoformat(_microseconds(str(entry["time"]))),
-            access_key=str(entry.get("accessKey") or ""),
-            parent=str(
-                entry.get("parentUser") or (entry.get("requestClaims") or {}).get("parent") or ""
+            # Who asks chooses the texts: one that no database takes would be told for ever.
+            access_key=storable(str(entry.get("accessKey") or "")),
+            parent=storable(
+                str(
+                    entry.get("parentUser")
+                    or (entry.get("requestClaims") or {}).get("parent")
+                    or ""
+                )
             ),
             act=act,
             name=name,
-            bucket=bucket,
-            key=key,
+            bucket=storable(bucket),
+            key=storable(key),
             size_bytes=0 if refused else size,
             refused=refused,
             source=str(entry.get("remotehost") or ""),
