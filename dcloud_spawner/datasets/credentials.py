@@ -21,6 +21,8 @@ from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.storage import keys
 from dcloud_spawner.storage.access import StorageAccess
+from dcloud_spawner.storage.errors import StorageRefused
+from dcloud_spawner.storage.parents import parent_of
 from dcloud_spawner.storage.policies import LONGEST, OwnBucket, session_policy
 from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.storage.sts import TemporaryKeys, assume
@@ -111,7 +113,8 @@ def issue(
     if reach.own_bucket:
         _have_bucket(access, reach.own_bucket)
     granted = fitting(reach, access.bucket, lists=can.lists)
-    made = assume(access, granted.policy(access.bucket, lists=can.lists))
+    parent = _parent(platform, reach.own_bucket)
+    made = assume(parent, granted.policy(access.bucket, lists=can.lists))
     now = utc_now()
     with platform.database.transaction() as connection:
         # What was taken back meanwhile is not handed out; the keys themselves nobody has seen.
@@ -210,6 +213,19 @@ def own_bucket(connection: Connection, settings: Settings, user: str) -> str:
     if home is None or home.user_deleted_at is not None:
         return ""
     return keys.own_bucket(settings.storage_bucket, home.volume)
+
+
+def _parent(platform: Platform, own: str) -> StorageAccess:
+    """In whose name keys are made. Where the storage makes no users, in the platform's own, if
+    it looks at every signature: the name of the parent is in what people get."""
+    store = platform.storage
+    try:
+        return parent_of(store.access, own)
+    except StorageRefused:
+        store._upload_keys.get()
+        if not store._upload_keys.may_be_shown:
+            raise
+        return store.access
 
 
 def _have_bucket(access: StorageAccess, name: str) -> None:

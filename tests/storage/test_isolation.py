@@ -14,8 +14,10 @@ import hmac
 import io
 import json
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -562,6 +564,48 @@ def test_the_platforms_own_key_is_in_nothing_that_eve_gets(world: World) -> None
     assert world.server.secret_key.encode() not in claims
 
 
+def unsigned(world: World, bucket: str, key: str, access_key: str, token: str = "") -> int:
+    """A write that nobody signed, in the way that MinIO does not look at
+    (``storage/signature_probe.py``)."""
+    data, date = b"evil", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    checksum = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+    query = {
+        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
+        "X-Amz-Credential": f"{access_key}/{date[:8]}/us-east-1/s3/aws4_request",
+        "X-Amz-Date": date,
+        "X-Amz-Expires": "60",
+        "X-Amz-SignedHeaders": "host",
+        "X-Amz-Signature": "0" * 64,
+    }
+    headers = {
+        "x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+        "x-amz-decoded-content-length": str(len(data)),
+        "x-amz-trailer": "x-amz-checksum-crc32",
+        "content-encoding": "aws-chunked",
+        "x-amz-date": date,
+    }
+    if token:
+        query["X-Amz-Security-Token"] = headers["x-amz-security-token"] = token
+    body = b"4\r\nevil\r\n0\r\nx-amz-checksum-crc32:%s\r\n\r\n" % checksum.encode()
+    url = f"{world.server.url}/{bucket}/{key}"
+    return httpx.put(url, params=query, headers=headers, content=body, trust_env=False).status_code
+
+
+def test_the_parent_that_a_session_token_names_can_write_nothing_of_others(world: World) -> None:
+    """MinIO writes for whoever names a key, signed or not, and the token names its parent."""
+    body = world.given["session_token"].split(".")[1]
+    parent = json.loads(base64.urlsafe_b64decode(body + "=="))["parent"]
+    assert parent != world.server.access_key
+    for held in (world.secret, world.shared, world.later):
+        assert unsigned(world, world.bucket, f"{held.prefix}a.txt", parent) == 403
+        token = world.given["session_token"]
+        key = f"{held.prefix}a.txt"
+        assert unsigned(world, world.bucket, key, world.given["access_key"], token) == 403
+    assert unsigned(world, world.anns_space, "diary.txt", parent) == 403
+    manifest = f"manifests/{world.secret.dataset.id}/{world.secret.version.id}.json"
+    assert unsigned(world, world.bucket, manifest, parent) == 403
+
+
 # ------------------------------------------------------------------ 6: presigned addresses
 
 
@@ -571,7 +615,7 @@ def test_an_address_that_eve_signs_for_a_private_file_opens_nothing(world: World
 
 
 def test_an_address_for_one_part_is_for_nothing_else(world: World) -> None:
-    store = world.stage.platform.storage
+    store = ObjectStore(world.stage.platform.storage.access, direct=True)
     with world.stage.platform.database.reading() as connection:
         draft_less = datasets.draft_of(connection, world.own.dataset.id)
     assert draft_less is None
@@ -600,7 +644,7 @@ def test_an_address_for_one_part_is_for_nothing_else(world: World) -> None:
 
 
 def test_an_address_of_a_part_takes_nothing_after_the_file_is_complete(world: World) -> None:
-    store = world.stage.platform.storage
+    store = ObjectStore(world.stage.platform.storage.access, direct=True)
     key = f"datasets/{world.own.dataset.id}/{'e' * 32}/done.bin"
     upload = store.create_upload(key)
     url = store.presign_part(key, upload, 1, 4, origin=world.stage.url)

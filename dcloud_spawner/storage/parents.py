@@ -1,0 +1,73 @@
+"""In whose name short-lived keys are made on MinIO: a user of the storage for each person.
+
+A session token names its parent in plain text, and MinIO (of February 2026 and before) writes
+without a look at the signature for whoever names a key in the query (``signature_probe``). Were
+the platform's own key the parent, everybody could write everywhere. So the parent is a user who
+may write one bucket, that person's own, and read what any short-lived key may be made for.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from dataclasses import replace
+
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
+from minio.error import MinioAdminException
+from urllib3.exceptions import HTTPError
+
+from dcloud_spawner.storage.access import StorageAccess
+from dcloud_spawner.storage.errors import StorageAway, StorageRefused
+
+_known: set[tuple[str, str]] = set()
+_lock = threading.Lock()
+
+
+def parent_of(access: StorageAccess, own_bucket: str) -> StorageAccess:
+    """The access by which keys for one person are made; "" for somebody without a bucket of their
+    own. Blocks. Raises StorageRefused where the platform's key makes no users."""
+    name = own_bucket or f"{access.bucket[:40]}-readers"
+    secret = hmac.digest(access.secret_key.encode(), f"parent {name}".encode(), "sha256").hex()[:40]
+    with _lock:
+        if (access.url, name) not in _known:
+            _make(access, name, secret, own_bucket)
+            _known.add((access.url, name))
+    return replace(access, access_key=name, secret_key=secret)
+
+
+def policy_of(bucket: str, own_bucket: str) -> dict[str, object]:
+    """All that keys for this person can ever be made for."""
+    arn = "arn:aws:s3:::"
+    read = [f"{arn}{bucket}/datasets/*", f"{arn}{bucket}/manifests/*"]
+    statements: list[dict[str, object]] = [
+        {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": read},
+    ]
+    if own_bucket:
+        acts = ["GetObject", "PutObject", "DeleteObject", "ListBucket", "AbortMultipartUpload"]
+        acts.append("ListMultipartUploadParts")
+        statements.append(
+            {
+                "Effect": "Allow",
+                "Action": [f"s3:{act}" for act in acts],
+                "Resource": [f"{arn}{own_bucket}", f"{arn}{own_bucket}/*"],
+            }
+        )
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _make(access: StorageAccess, name: str, secret: str, own_bucket: str) -> None:
+    admin = MinioAdmin(
+        endpoint=access.host,
+        credentials=StaticProvider(access.access_key, access.secret_key),
+        secure=access.secure,
+        region=access.region,
+    )
+    try:
+        admin.user_add(name, secret)
+        admin.policy_add(name, policy=policy_of(access.bucket, own_bucket))
+        admin.policy_set(name, user=name)
+    except MinioAdminException as error:
+        raise StorageRefused(error._code, f"no user is made: {error._body[:300]}") from error
+    except (HTTPError, OSError) as error:
+        raise StorageAway(f"admin: {type(error).__name__}: {error}") from error
