@@ -242,6 +242,8 @@ BAD: list[tuple[str, str, str, Any]] = [
     ("GET", f"{NEW}?cursor=[%222026-01-01%22,%22b%22]", "a time without a zone", None),
     ("GET", f"{NEW}?order=name&cursor=[%22%5Cu0000%22,%22b%22]", "a NUL in a cursor", None),
     ("GET", f"{NEW}?order=name&cursor=[%22%5Cud800%22,%22b%22]", "half a character", None),
+    ("GET", f"{NEW}?search=a%00b", "a NUL in a search", None),
+    ("GET", f"{AT}/versions/1/files?cursor=f:%00", "a NUL in a cursor of files", None),
     ("GET", f"{NEW}?show=theirs", "no such list", None),
     ("POST", f"{AT}/restore", "not in the bin", {}),
     ("POST", f"{AT}/purge", "not in the bin", {}),

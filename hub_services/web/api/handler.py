@@ -164,9 +164,12 @@ def _segment(text: str) -> str:
 
 def _text(sent: bytes, name: str) -> str:
     try:
-        return sent.decode()
+        text = sent.decode()
     except UnicodeDecodeError:
         raise InvalidChoice(f"{name}: not text in UTF-8.", field=name) from None
+    if "\x00" in text:
+        raise InvalidChoice(f"{name}: has a NUL.", field=name)
+    return text
 
 
 def _no_such_method(operations: Mapping[str, AnyOperation]) -> UserError:

@@ -120,6 +120,8 @@ class DataHandler(PageHandler):
         arguments = {name: self._argument(name) for name in self.request.query_arguments}
         zone = zone_of(arguments.get("tz", ""), self.get_cookie(ZONE_COOKIE) or "")
         path = tuple(unquote(part) for part in parts)
+        if any("\x00" in part for part in path):
+            raise NotFound("There is no such page.")
         return Call(self.service, self.viewer, path, arguments, zone, actor=self.actor)
 
     def _argument(self, name: str) -> str:
