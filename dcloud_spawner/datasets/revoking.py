@@ -10,7 +10,7 @@ from dcloud_spawner.store import dataset_mounts, datasets, events
 from dcloud_spawner.store.dataset_mounts import MountState
 from dcloud_spawner.store.events import Actor
 
-LOST = "It is not shared with you any more."
+LOST = "It was unmounted; ask its owner."
 REVOKER = Actor("datasets")
 
 
@@ -48,9 +48,11 @@ def revoke_lost(connection: Connection, dataset: str) -> int:
         dataset_mounts.set_state(
             connection, use.mount.workload, use.mount.name, MountState.REVOKED, now, LOST
         )
-        detail: dict[str, object] = {"dataset": found.reference, "user": use.user}
-        events.note(
-            connection, REVOKER, "dataset.revoke", use.mount.workload, at=now, detail=detail
-        )
+        detail: dict[str, object] = {
+            "dataset": found.reference,
+            "user": use.user,
+            "workload": use.mount.workload,
+        }
+        events.note(connection, REVOKER, "dataset.revoke", found.id, at=now, detail=detail)
         lost += 1
     return lost

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -58,8 +59,10 @@ def up(simulated_gpus: int | None, forget: bool, install: bool) -> None:
 
 @dcloud.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def data(arguments: tuple[str, ...]) -> None:
+@click.pass_obj
+def data(stood: Path, arguments: tuple[str, ...]) -> None:
     """Datasets from the command line: put, get, ls, share, publish."""
+    os.chdir(stood)  # its files are somebody's own, not the checkout's
     sys.exit(data_command(arguments))
 
 

@@ -21,6 +21,7 @@ LONGEST = 200
 WORDS: Mapping[str, str] = {
     "dataset.cancel": "Gave up work in the background",
     "dataset.change": "Edited",
+    "dataset.copy": "Copy into the draft",
     "dataset.create": "Made",
     "dataset.delete": "Deleted, to the bin",
     "dataset.delete_version": "Deleted a version",
@@ -28,6 +29,8 @@ WORDS: Mapping[str, str] = {
     "dataset.download": "Downloaded",
     "dataset.draft": "Began a draft",
     "dataset.import": "Began an import",
+    "dataset.import_s3": "Import from a bucket",
+    "dataset.import_url": "Import from a web address",
     "dataset.imported": "Imported",
     "dataset.list": "Listed by S3",
     "dataset.mount": "Mounted",
@@ -125,6 +128,8 @@ def _words(name: str, value: object) -> str:
     if isinstance(value, int) and name in ("bytes", "files"):
         return size_words(value) if name == "bytes" else plural(value, "file")
     text = str(value)
+    if name == "problem":
+        return text
     if name == "version":
         return f"v{text}" if text.isdecimal() else text
     if name == "with":

@@ -312,7 +312,7 @@ def _lately(
     named = [
         UseRow(
             user=row.user,
-            server=row.server_name or "main server",
+            server=row.server_name or "default server",
             version=f"v{numbers[row.version]}" if numbers.get(row.version) else "",
             mode=row.mode,
             since=row.submitted_at,

@@ -56,7 +56,8 @@ export function openAct(button) {
   (act.reason ? reason : by("a-stay")).focus();
 }
 
-/** Ask about an act that says itself what it is: as those above, with ``body`` and ``done``. */
+/** Ask about an act that says itself what it is: as those above, with ``body`` and ``done``, or
+    with ``act``, what is done instead of one call. */
 export function confirmAct(chosen) {
   by("a-choose").hidden = true;
   show(chosen);
@@ -74,7 +75,7 @@ form.addEventListener("submit", async (event) => {
   say(sure, "One moment…");
   try {
     const why = asked.reason ? { [asked.reasonName ?? "reason"]: reason.value } : undefined;
-    const answer = await call(asked.method ?? "POST", asked.path, asked.body || why ? { ...asked.body, ...why } : undefined, asked.key);
+    const answer = asked.act ? await asked.act() : await call(asked.method ?? "POST", asked.path, asked.body || why ? { ...asked.body, ...why } : undefined, asked.key);
     dialog.close();
     asked.done?.(answer);
   } catch (error) {

@@ -1,5 +1,6 @@
 // The upload panel of a dataset: files and folders are dropped or chosen; what is under way is
 // listed with pause, retry and cancel; half-done files of an earlier visit are named.
+import { confirmAct } from "./acts.js";
 import { call } from "./api.js";
 import { chosenOf, entriesOf, filesOf } from "./dropped.js";
 import { openTransport } from "./upload_transport.js";
@@ -220,10 +221,14 @@ async function showHalf() {
   const bytes = items.reduce((sent, item) => sent + item.size_bytes, 0);
   const names = items.slice(0, 3).map((item) => item.path).join(", ");
   say(half.querySelector("span"), `${count(items.length, "file")} (${size(bytes)}) half-way: ${names}${items.length > 3 ? " and others" : ""}. Add the same ${items.length === 1 ? "file" : "files"} again to go on.`);
-  half.querySelector("button").onclick = async () => {
-    for (const item of items) await call("DELETE", `datasets/${encodeURIComponent(panel.dataset.dataset)}/uploads/${item.id}`).catch(() => {});
-    showHalf();
-  };
+  half.querySelector("button").onclick = () => confirmAct({
+    ask: `Give up ${count(items.length, "upload")}?`,
+    lost: `What was sent of ${items.length === 1 ? names : `these ${count(items.length, "file")}`} is removed. Files that are in the draft stay.`,
+    sure: "Give up",
+    look: "btn-stop",
+    act: () => Promise.all(items.map((item) => call("DELETE", `datasets/${encodeURIComponent(panel.dataset.dataset)}/uploads/${item.id}`))),
+    done: showHalf,
+  });
 }
 
 function listen() {
