@@ -29,7 +29,7 @@ from dcloud_spawner.datasets.catalog import Description
 from dcloud_spawner.datasets.rights import Asker
 from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.store.events import Actor
-from tests.services import minio_binary
+from tests.services import free_port, minio_binary
 from tests.storage.servers import minio
 from tests.storage.stage import StorageStage
 
@@ -58,6 +58,7 @@ def _measure(folder: Path) -> dict[str, Result]:
         for _ in range(LARGE_MIB // 16):
             out.write(block)
     (folder / "minio").mkdir()
+    gate = free_port()
     ours: list[float] = []
     peers: list[float] = []
     with (
@@ -68,6 +69,8 @@ def _measure(folder: Path) -> dict[str, Result]:
             database_url=f"sqlite:///{folder / 'dcloud.sqlite'}",
             hub_database_url=f"sqlite:///{folder / 'hub.sqlite'}",
             storage_public_url=server.url,
+            storage_gate_port=gate,
+            storage_gate_url=f"http://127.0.0.1:{gate}",
         ) as stage,
         _putting(stage) as put,
         boto_peer(stage.platform.storage.access, CONNECTIONS) as boto,

@@ -120,6 +120,15 @@ class Settings(BaseSettings):
     storage_gate_port: int = Field(
         8084, ge=1, le=65535, description="Loopback port that lets uploads, and nothing else, in."
     )
+    storage_gate_host: str = Field(
+        "127.0.0.1", description="Address on which the gate for uploads listens."
+    )
+    storage_gate_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#@]+/?)?$",
+        description="Where browsers reach the gate itself, past the hub's proxy, without a path; "
+        "empty means by the hub's own address.",
+    )
     cache_gib: float = Field(
         100.0,
         ge=0,

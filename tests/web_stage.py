@@ -58,9 +58,8 @@ class WebStage:
             hub_port=free_port(),
             proxy_api_port=free_port(),
             web_port=free_port(),
-            storage_gate_port=free_port(),
             simulated_gpus=True,
-            **{"storage_port": free_port(), **settings},
+            **{"storage_port": free_port(), "storage_gate_port": free_port(), **settings},
         )
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.engine = MemoryEngine(*nodes)

@@ -36,6 +36,9 @@ class StorageAccess:
     public_url: str = ""
     """Where browsers and notebooks reach the same storage; "" through the hub's own proxy."""
 
+    gate_url: str = ""
+    """Where browsers reach the gate itself; "" through the hub's own proxy."""
+
     @property
     def secure(self) -> bool:
         """Whether it is reached by TLS."""
@@ -89,6 +92,7 @@ def access_of(settings: Settings) -> StorageAccess:
         access_key=access_key,
         secret_key=secret_key,
         public_url=settings.storage_public_url.rstrip("/"),
+        gate_url=settings.storage_gate_url.rstrip("/"),
     )
 
 

@@ -365,7 +365,7 @@ class ObjectStore:
             keys or self.access,
             "PUT",
             key,
-            base=straight or origin or self.access.url,
+            base=straight or self.access.gate_url or origin or self.access.url,
             query={"partNumber": str(number), "uploadId": upload},
             headers={"Content-Length": str(size_bytes)},
             seconds=min(seconds, int(RENEWED_BEFORE.total_seconds())),

@@ -70,6 +70,8 @@ function answer(response, status, text, headers = {}) {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
+    // A page of the hub may send parts to the gate's own address; nothing here is for one reader.
+    "Access-Control-Allow-Origin": "*",
     ...headers,
   });
   response.end(text);
@@ -123,6 +125,13 @@ function pass(request, response, path) {
 }
 
 const server = http.createServer({ maxHeaderSize: 65536 }, (request, response) => {
+  if (request.method === "OPTIONS") {
+    return answer(response, 200, "", {
+      "Access-Control-Allow-Methods": "PUT",
+      "Access-Control-Allow-Headers": "content-type",
+      "Access-Control-Max-Age": "3600",
+    });
+  }
   const why = refusal(request);
   if (why) return answer(response, 403, `${why}\n`, { Connection: "close" });
   let path;
@@ -136,5 +145,5 @@ const server = http.createServer({ maxHeaderSize: 65536 }, (request, response) =
 server.requestTimeout = 0; // a part may be large and a line slow; silence ends it
 server.timeout = QUIET_MS;
 server.keepAliveTimeout = 75_000;
-server.listen(port, "127.0.0.1", () => console.log(`uploads to ${target.host} by port ${port}`));
+server.listen(port, process.env.DCLOUD_GATE_HOST || "127.0.0.1", () => console.log(`uploads to ${target.host} by port ${port}`));
 for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => process.exit(0));

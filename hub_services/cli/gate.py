@@ -24,6 +24,7 @@ def gate_environment(settings: Settings, access: StorageAccess | None = None) ->
     no key of the storage."""
     return {
         "DCLOUD_GATE_KEY": sealing_key(access or access_of(settings)).hex(),
+        "DCLOUD_GATE_HOST": settings.storage_gate_host,
         "DCLOUD_GATE_PORT": str(settings.storage_gate_port),
         "DCLOUD_GATE_BUCKET": settings.storage_bucket,
         "DCLOUD_GATE_TARGET": storage_address(settings),

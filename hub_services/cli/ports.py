@@ -31,7 +31,7 @@ def ports_of(settings: Settings) -> tuple[PortUse, ...]:
     return (
         *((storage,) if is_default(settings) else ()),
         PortUse(
-            "127.0.0.1",
+            settings.storage_gate_host,
             settings.storage_gate_port,
             "DCLOUD_STORAGE_GATE_PORT",
             "uploads to the storage",

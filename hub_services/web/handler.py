@@ -64,7 +64,9 @@ class Handler(HubOAuthenticated, RequestHandler):
         self.clear_header("Server")
         for name, value in HEADERS.items():
             self.set_header(name, value)
-        storage = self.service.platform.settings.storage_public_url.rstrip("/")
+        settings = self.service.platform.settings
+        places = (settings.storage_public_url, settings.storage_gate_url)
+        storage = " ".join(place.rstrip("/") for place in places if place)
         if storage:
             # Pages send parts of uploads there.
             policy = HEADERS["Content-Security-Policy"]

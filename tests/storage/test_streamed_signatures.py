@@ -1,6 +1,6 @@
 """Bodies that sign themselves (aws-chunked) are a way round a signature: MinIO lets them in
-unsigned from whoever shows an access key and its session token (much as in CVE-2025-31489). By what a
-presigned part shows, nothing gets in."""
+unsigned from whoever shows an access key and its session token (much as in CVE-2025-31489).
+By what a presigned part shows, nothing gets in."""
 
 from __future__ import annotations
 
