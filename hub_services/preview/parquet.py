@@ -79,7 +79,8 @@ def _answer(process: subprocess.Popen[bytes], read: Read) -> Table:
             return _table(said)
         offset, length = (int(part) for part in said["read"])
         left -= length
-        data = read(offset, length) if left >= 0 else None
+        fair = length > 0 and offset >= 0 and left >= 0
+        data = read(offset, length) if fair else None
         process.stdin.write(LENGTH.pack(-1 if data is None else len(data)))
         process.stdin.write(data or b"")
         process.stdin.flush()

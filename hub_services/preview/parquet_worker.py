@@ -1,15 +1,18 @@
 """The first rows of a Parquet file, read in a process of its own: a file of somebody's is parsed
 by much native code, which may crash, or want more memory and time than there is.
 
-It holds no key and opens nothing. It asks the process that started it for parts of the file
+It holds no key and opens nothing; where it is started by root, it is nobody's and without a network
+before it looks at the first byte. It asks the process that started it for parts of the file
 (``{"read": [offset, length]}``, a line each, on standard output), gets them by standard input
 (eight bytes with their number, then they), and ends with ``{"table": …}`` or ``{"problem": …}``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
+import os
 import resource
 import struct
 import sys
@@ -22,6 +25,9 @@ CPU_SECONDS = 10
 BUFFER_BYTES = 256 * 1024
 LARGEST_FOOTER_BYTES = 32 * 2**20
 LENGTH = struct.Struct(">q")
+_NOBODY = 65534
+_NEW_NETWORK = 0x40000000
+"""CLONE_NEWNET of <linux/sched.h>."""
 
 
 class _Remote(io.RawIOBase):
@@ -66,9 +72,19 @@ def _limit() -> None:
         resource.setrlimit(kind, (0, 0))
 
 
+def _give_up_rights() -> None:
+    """What takes this process over shall find nothing: no file of ours to read, nobody to call."""
+    if os.geteuid() != 0:
+        return
+    ctypes.CDLL(None, use_errno=True).unshare(_NEW_NETWORK)  # not allowed in some containers
+    os.setgroups([])
+    os.setgid(_NOBODY)
+    os.setuid(_NOBODY)
+
+
 def table_of(source: Any) -> dict[str, object]:
     """Columns with their types, the first rows, and how many there are."""
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # only here: who starts this process has no use for it
 
     file = pq.ParquetFile(
         source,
@@ -108,7 +124,14 @@ def table_of(source: Any) -> dict[str, object]:
 
 def main() -> None:
     """``python -m hub_services.preview.parquet_worker SIZE``."""
+    # All code is read before the rights are gone: its folder may be open to its owner alone.
+    import decimal  # noqa: F401
+    import zoneinfo  # noqa: F401
+
+    import pyarrow.parquet  # noqa: F401
+
     _limit()
+    _give_up_rights()
     answer, ask = sys.stdin.buffer, sys.stdout
     try:
         told: dict[str, object] = {"table": table_of(_Remote(int(sys.argv[1]), ask, answer))}

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
+import subprocess
+import sys
 import zlib
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -240,3 +245,29 @@ def test_a_list_shows_the_first_words_of_a_description() -> None:
 def test_deeply_nested_markdown_takes_no_time() -> None:
     assert rendered("> " * 5000 + "x") is not None
     assert rendered("[" * 5000) is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_who_reads_parquet_files_reads_nothing_else(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    secret.chmod(0o600)
+    program = (
+        "import os, socket\n"
+        "from hub_services.preview.parquet_worker import _give_up_rights\n"
+        "_give_up_rights()\n"
+        "assert os.getuid() == os.geteuid() == 65534 and not os.getgroups()\n"
+        f"try: open({str(secret)!r}); raise SystemExit('read a secret')\n"
+        "except PermissionError: pass\n"
+        "try: os.setuid(0); raise SystemExit('is root again')\n"
+        "except PermissionError: pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_times_with_a_zone_are_shown() -> None:
+    at = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+    table = pa.table({"at": pa.array([at], pa.timestamp("us", "Europe/Berlin"))})
+    found = look("t.parquet", as_parquet(table)).table
+    assert found is not None and found.rows == (("2026-03-01 13:00:00+01:00",),)
