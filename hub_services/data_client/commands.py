@@ -132,7 +132,9 @@ def _have_draft(platform: Platform, dataset: str, *, new: bool, empty: bool) -> 
     try:
         found = platform.call("GET", path)
     except DataError as error:
-        if not (new and error.code == "not_found"):
+        if error.code == "not_found" and not new:
+            raise DataError(f"{error} With --new it is made.", code=error.code) from error
+        if not new or error.code != "not_found":
             raise
         made = platform.call("POST", "datasets", {"name": dataset.rpartition("/")[2]})
         if made["reference"] != dataset:
