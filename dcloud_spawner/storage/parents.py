@@ -27,13 +27,19 @@ _lock = threading.Lock()
 def parent_of(access: StorageAccess, own_bucket: str) -> StorageAccess:
     """The access by which keys for one person are made; "" for somebody without a bucket of their
     own. Blocks. Raises StorageRefused where the platform's key makes no users."""
-    name = own_bucket or f"{access.bucket[:40]}-readers"
-    secret = hmac.digest(access.secret_key.encode(), f"parent {name}".encode(), "sha256").hex()[:40]
+    whose = own_bucket or f"{access.bucket[:40]}-readers"
+    # The name alone would be enough to write that bucket: nobody else can work it out.
+    name = f"dcloud-{_derived(access, f'name of the parent {whose}')[:32]}"
+    secret = _derived(access, f"parent {whose}")[:40]
     with _lock:
         if (access.url, name) not in _known:
             _make(access, name, secret, own_bucket)
             _known.add((access.url, name))
     return replace(access, access_key=name, secret_key=secret)
+
+
+def _derived(access: StorageAccess, what: str) -> str:
+    return hmac.digest(access.secret_key.encode(), what.encode(), "sha256").hex()
 
 
 def policy_of(bucket: str, own_bucket: str) -> dict[str, object]:

@@ -34,6 +34,7 @@ from dcloud_spawner.datasets import catalog
 from dcloud_spawner.datasets.rights import Asker
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.storage.errors import StorageRefused
+from dcloud_spawner.storage.parents import parent_of
 from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.storage.sts import assume
 from dcloud_spawner.store import dataset_mounts, datasets
@@ -602,6 +603,9 @@ def test_the_parent_that_a_session_token_names_can_write_nothing_of_others(world
         key = f"{held.prefix}a.txt"
         assert unsigned(world, world.bucket, key, world.given["access_key"], token) == 403
     assert unsigned(world, world.anns_space, "diary.txt", parent) == 403
+    # The name of somebody's bucket can be worked out; that of the user who may write it cannot.
+    parent_of(world.stage.platform.storage.access, world.anns_space)  # as when Ann gets keys
+    assert unsigned(world, world.anns_space, "diary.txt", world.anns_space) == 403
     manifest = f"manifests/{world.secret.dataset.id}/{world.secret.version.id}.json"
     assert unsigned(world, world.bucket, manifest, parent) == 403
 
