@@ -88,6 +88,7 @@ class Platform:
         self.engine_threads = ThreadPoolExecutor(settings.engine_workers, "engine")
         """Threads for calls to the engine: many, so that one slow call blocks no other."""
         self._storage_threads = ThreadPoolExecutor(16, "storage")
+        self._sending_threads = ThreadPoolExecutor(16, "sending")
 
     async def in_database_thread(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -114,6 +115,13 @@ class Platform:
         """Run a function that talks to the object storage without blocking the event loop; a
         storage that is away blocks nothing else."""
         return await _in(self._storage_threads, function, *args, **kwargs)
+
+    async def in_sending_thread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a function that waits for the storage as long as somebody reads what it sends:
+        downloads and looks into files, who shall keep nobody from uploading."""
+        return await _in(self._sending_threads, function, *args, **kwargs)
 
     @cached_property
     def storage(self) -> ObjectStore:
@@ -189,6 +197,7 @@ class Platform:
         self._reading_threads.shutdown(wait=False, cancel_futures=True)
         self.engine_threads.shutdown(wait=False, cancel_futures=True)
         self._storage_threads.shutdown(wait=False, cancel_futures=True)
+        self._sending_threads.shutdown(wait=False, cancel_futures=True)
         self.database.close()
 
 

@@ -81,7 +81,7 @@ class ShowDataset(DatasetHandler, ShowData):
         """Previews wait for the storage, in its own threads: the others must not wait for them."""
         platform = self.service.platform
         slow = self.name in SLOW
-        return platform.in_storage_thread if slow else platform.in_reading_thread
+        return platform.in_sending_thread if slow else platform.in_reading_thread
 
 
 class Sent(DatasetHandler):
@@ -103,7 +103,7 @@ class Sent(DatasetHandler):
         connection before the announced length, so that nobody takes a half for the whole."""
         platform = self.service.platform
         try:
-            while (part := await platform.in_storage_thread(next, parts, None)) is not None:
+            while (part := await platform.in_sending_thread(next, parts, None)) is not None:
                 self.write(part)
                 await self.flush()
             await self.finish()
@@ -120,7 +120,7 @@ class Sent(DatasetHandler):
         finally:
             close = getattr(parts, "close", None)
             if close is not None:
-                await platform.in_storage_thread(close)
+                await platform.in_sending_thread(close)
 
     def note(self, chosen: Chosen, action: str, detail: dict[str, object]) -> None:
         """One line of the action log. Blocks."""
@@ -152,7 +152,7 @@ class Download(Sent):
             self.note(chosen, "dataset.download", detail)
             return file, first, body
 
-        file, first, body = await platform.in_storage_thread(begin)
+        file, first, body = await platform.in_sending_thread(begin)
         self.attach(file.name, file.size_bytes - first)
         self.set_header("Accept-Ranges", "bytes")
         if first:
@@ -195,7 +195,7 @@ class FolderAsZip(Sent):
             name = f"{folder.rpartition('/')[2] or chosen.dataset.name}-{chosen.said}"
             return name, self._zip(chosen, version.id, folder, found)
 
-        name, made = await platform.in_storage_thread(begin)
+        name, made = await platform.in_sending_thread(begin)
         self.attach(f"{name}.zip", len(made), "application/zip")
         await self.send(iter(made))
 
@@ -237,7 +237,7 @@ class ShowPicture(Sent):
             self.note(chosen, "dataset.preview", detail)
             return found.picture.media_type, file, body
 
-        media_type, file, body = await platform.in_storage_thread(look)
+        media_type, file, body = await platform.in_sending_thread(look)
         self.attach(file.name, file.size_bytes, media_type)
         self.set_header("Content-Disposition", "inline")
         self.set_header("Cache-Control", "private, max-age=300")
@@ -262,7 +262,7 @@ class Manifest(Sent):
             name = f"{chosen.dataset.name}-{chosen.said}.manifest.jsonl"
             return name, b"".join(stored(platform.storage, key, size))
 
-        name, body = await platform.in_storage_thread(begin)
+        name, body = await platform.in_sending_thread(begin)
         self.attach(name, len(body))
         await self.send(iter((body,)))
 
