@@ -15,7 +15,7 @@ from dcloud_spawner import accounting
 from dcloud_spawner.datasets import versions
 from dcloud_spawner.datasets.rights import Asker
 from dcloud_spawner.platform import utc_now
-from dcloud_spawner.store import dataset_files, dataset_jobs, datasets, events
+from dcloud_spawner.store import dataset_files, dataset_jobs, datasets, events, people
 from dcloud_spawner.store.accounts import Role
 from dcloud_spawner.store.dataset_files import NewFile
 from dcloud_spawner.store.dataset_jobs import JobState
@@ -43,8 +43,8 @@ def stage(
 def clients(stage: WebStage) -> Iterator[dict[str, httpx.Client]]:
     """A client for each person, and one for a service."""
     with ExitStack() as stack:
-        people = (OWNER, WRITER, READER, STRANGER, ADMINISTRATOR)
-        found = {name: stack.enter_context(stage.api(name)) for name in people}
+        names = (OWNER, WRITER, READER, STRANGER, ADMINISTRATOR)
+        found = {name: stack.enter_context(stage.api(name)) for name in names}
         found["service"] = stack.enter_context(stage.api(None))
         found["service"].headers["Authorization"] = f"token {stage.token}"
         yield found
@@ -127,6 +127,23 @@ def test_each_one_sees_what_is_theirs_to_see(clients: dict[str, httpx.Client], f
         absent = refused(clients[name].get(f"/datasets/{'0' * 32}"), 404)
         assert hidden["message"].replace(faces, "0" * 32) == absent["message"]
         assert good(clients[name].get("/datasets"))["items"] == []
+
+
+def test_a_share_with_nobody_says_so(
+    stage: WebStage, clients: dict[str, httpx.Client], faces: str
+) -> None:
+    with stage.platform.database.transaction() as connection:
+        people.note(connection, READER, ["vision"], False, utc_now())
+    shares = f"/datasets/{faces}/shares"
+    for kind, name in (("group", "vision"), ("group", "visoin"), ("user", "rtia")):
+        good(clients[OWNER].post(shares, json={"kind": kind, "name": name}))
+    seen = good(clients[OWNER].get(f"/datasets/{faces}"))["shares"]
+    known = {each["name"]: each["known"] for each in seen}
+    assert known[READER] and known["vision"]
+    assert not known["visoin"] and not known["rtia"]
+    for kind, name in (("group", "vision"), ("group", "visoin"), ("user", "rtia")):
+        unshared = {"kind": kind, "name": name}
+        good(clients[OWNER].post(f"/datasets/{faces}/unshare", json=unshared))
 
 
 def test_lists_come_part_by_part_in_every_order(clients: dict[str, httpx.Client]) -> None:

@@ -23,6 +23,7 @@ from dcloud_spawner.storage import keys
 from dcloud_spawner.store import dataset_files, datasets, events
 from dcloud_spawner.store.dataset_files import NewFile
 from dcloud_spawner.store.datasets import Dataset
+from hub_services.web.pages import datasets_handlers
 from tests.conftest import fresh_database
 from tests.storage import library
 from tests.storage.library import OWNER, READER, STRANGER, WRITER
@@ -389,6 +390,23 @@ def test_while_the_storage_is_away_everything_but_the_bytes_is_there(scene: Scen
             assert answer.status_code == 503 and "does not answer" in answer.text, kind
     finally:
         server.start()
+    assert scene.page(READER, f"{FOLDS}/file?version=2&path=labels.csv").status_code == 200
+
+
+@pytest.mark.parametrize("scene", ["rclone"], indirect=True)
+def test_a_storage_that_hangs_is_told_and_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets_handlers, "ANSWER_SECONDS", 1.0)
+    server = scene.stage.server
+    assert server is not None
+    server.freeze()
+    try:
+        for kind in ("file", "download", "picture"):
+            answer = scene.page(READER, f"{FOLDS}/{kind}?version=2&path=labels.csv")
+            assert answer.status_code == 503 and "does not answer" in answer.text, kind
+    finally:
+        server.thaw()
     assert scene.page(READER, f"{FOLDS}/file?version=2&path=labels.csv").status_code == 200
 
 

@@ -109,6 +109,7 @@ class ShareView(View):
     right: str
     by: str
     at: datetime
+    known: bool = Field(description="Whether anybody of that name was ever here.")
 
 
 class VersionView(View):

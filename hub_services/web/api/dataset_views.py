@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from dcloud_spawner.datasets.known import is_known
 from dcloud_spawner.datasets.rights import Right
 from dcloud_spawner.store import accounts, dataset_shares
 from dcloud_spawner.store.dataset_jobs import Job
@@ -74,7 +75,14 @@ def shares_view(connection: Connection, dataset: str) -> tuple[ShareView, ...]:
         return account.name if account else share.name
 
     return tuple(
-        ShareView(kind=share.kind, name=name_of(share), right=share.right, by=share.by, at=share.at)
+        ShareView(
+            kind=share.kind,
+            name=name_of(share),
+            right=share.right,
+            by=share.by,
+            at=share.at,
+            known=is_known(connection, share),
+        )
         for share in found
     )
 

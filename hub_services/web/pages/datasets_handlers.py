@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from tornado.iostream import StreamClosedError
@@ -17,6 +18,7 @@ from dcloud_spawner.datasets.rights import find
 from dcloud_spawner.errors import Conflict, NotFound
 from dcloud_spawner.platform import utc_now
 from dcloud_spawner.storage import keys
+from dcloud_spawner.storage.errors import StorageAway
 from dcloud_spawner.store import dataset_files, events
 from dcloud_spawner.store.dataset_files import File
 from hub_services.preview import picture as pictures
@@ -66,10 +68,25 @@ ATTACHED = "default-src 'none'; sandbox; frame-ancestors 'none'"
 """Policy of what is somebody's file: whatever a browser makes of it, it may do nothing."""
 
 
+ANSWER_SECONDS = 25.0
+"""So long a reader waits for the first word of the storage. Its own limits are longer: what is
+asked of it goes on in its thread."""
+
+T = TypeVar("T")
+
+
 class DatasetHandler(DataHandler):
     """Paths of files are longer than other arguments."""
 
     longest_argument = LONGEST_ARGUMENT
+
+    async def begun(self, function: Callable[[], T]) -> T:
+        """What the storage says to begin with. Raises StorageAway when that takes too long."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self.service.platform.in_sending_thread(function)
+        except TimeoutError as error:
+            raise StorageAway(f"nothing within {ANSWER_SECONDS:g} s") from error
 
 
 class ShowDataset(DatasetHandler, ShowData):
@@ -81,7 +98,7 @@ class ShowDataset(DatasetHandler, ShowData):
         """Previews wait for the storage, in its own threads: the others must not wait for them."""
         platform = self.service.platform
         slow = self.name in SLOW
-        return platform.in_sending_thread if slow else platform.in_reading_thread
+        return self.begun if slow else platform.in_reading_thread
 
 
 class Sent(DatasetHandler):
@@ -152,7 +169,7 @@ class Download(Sent):
             self.note(chosen, "dataset.download", detail)
             return file, first, body
 
-        file, first, body = await platform.in_sending_thread(begin)
+        file, first, body = await self.begun(begin)
         self.attach(file.name, file.size_bytes - first)
         self.set_header("Accept-Ranges", "bytes")
         if first:
@@ -195,7 +212,7 @@ class FolderAsZip(Sent):
             name = f"{folder.rpartition('/')[2] or chosen.dataset.name}-{chosen.said}"
             return name, self._zip(chosen, version.id, folder, found)
 
-        name, made = await platform.in_sending_thread(begin)
+        name, made = await self.begun(begin)
         self.attach(f"{name}.zip", len(made), "application/zip")
         await self.send(iter(made))
 
@@ -237,7 +254,7 @@ class ShowPicture(Sent):
             self.note(chosen, "dataset.preview", detail)
             return found.picture.media_type, file, body
 
-        media_type, file, body = await platform.in_sending_thread(look)
+        media_type, file, body = await self.begun(look)
         self.attach(file.name, file.size_bytes, media_type)
         self.set_header("Content-Disposition", "inline")
         self.set_header("Cache-Control", "private, max-age=300")
@@ -262,7 +279,7 @@ class Manifest(Sent):
             name = f"{chosen.dataset.name}-{chosen.said}.manifest.jsonl"
             return name, b"".join(stored(platform.storage, key, size))
 
-        name, body = await platform.in_sending_thread(begin)
+        name, body = await self.begun(begin)
         self.attach(name, len(body))
         await self.send(iter((body,)))
 

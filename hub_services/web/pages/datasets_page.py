@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from dcloud_spawner.datasets import quota
 from dcloud_spawner.datasets.catalog import mounted_by
+from dcloud_spawner.datasets.known import is_known
 from dcloud_spawner.datasets.snippets import Snippet, snippets
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.storage.capabilities import Capabilities
@@ -87,6 +88,8 @@ class ShareRow:
     share: Share
     name: str
     kind: str
+    known: bool
+    """Whether anybody is meant by it yet."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,9 @@ def read_dataset(call: Call) -> Page:
             uploads=len(dataset_uploads.of_version(connection, draft.id))
             if draft and chosen.writes
             else 0,
-            shares=[_share(share, projects) for share in shares] if chosen.manages else (),
+            shares=[_share(connection, share, projects) for share in shares]
+            if chosen.manages
+            else (),
             uses=uses if chosen.manages else (),
             lately=lately if chosen.writes else (),
             used=used,
@@ -299,8 +304,9 @@ def _versions(
     return rows
 
 
-def _share(share: Share, projects: Mapping[str, str]) -> ShareRow:
-    return ShareRow(share, projects.get(share.name, share.name), share.kind)
+def _share(connection: Connection, share: Share, projects: Mapping[str, str]) -> ShareRow:
+    name, known = projects.get(share.name, share.name), is_known(connection, share)
+    return ShareRow(share, name, share.kind, known)
 
 
 def _lately(

@@ -139,6 +139,10 @@ function pace(sent) {
   return speed.rate;
 }
 
+/** While files arrive, the rest of the page counts them now and then. */
+const SHOW_EVERY_MS = 4000;
+let shownDone = 0, shownAt = Date.now();
+
 function drawSum() {
   const found = totals();
   panel.classList.toggle("has-files", found.files > 0);
@@ -166,6 +170,10 @@ function drawSum() {
     if (!found.failed) setTimeout(showDraft, 1500);
   }
   if (!over) delete panel.dataset.told;
+  if (found.active && found.done !== shownDone && Date.now() - shownAt > SHOW_EVERY_MS) {
+    [shownDone, shownAt] = [found.done, Date.now()];
+    panel.dispatchEvent(new CustomEvent("dataset-changed", { bubbles: true, detail: found }));
+  }
 }
 
 /** The page with the new files; what was done is said once more there. */
