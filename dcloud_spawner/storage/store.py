@@ -341,6 +341,11 @@ class ObjectStore:
 
     # ------------------------------------------------------------------------ presigned URLs
 
+    def looks_at_signatures(self) -> bool:
+        """Whether the storage refuses what nobody signed; asked by trying. False where it gives
+        out no keys to try with. Blocks."""
+        return self._upload_keys.get() is not None and self._upload_keys.may_be_shown
+
     def presign_part(
         self,
         key: str,

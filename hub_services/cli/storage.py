@@ -25,6 +25,8 @@ class StorageStatus:
     """Users get short-lived keys."""
     events: bool = False
     """The storage tells of accesses."""
+    unsigned: bool = False
+    """It was seen to write what nobody had signed."""
     problem: str = ""
     mend: str = ""
 
@@ -49,7 +51,8 @@ def look(settings: Settings) -> StorageStatus:
     try:
         store.require_bucket()
         can = CapabilityBook(store, default=default).get()
-        return StorageStatus(url, default, bucket, True, can.sts, can.events)
+        unsigned = can.sts and not store.looks_at_signatures()
+        return StorageStatus(url, default, bucket, True, can.sts, can.events, unsigned)
     except ObjectMissing:
         return StorageStatus(
             url, default, bucket, True, problem=f"no bucket {bucket} yet", mend="dcloud up"
@@ -91,6 +94,13 @@ def remarks(settings: Settings, seen: StorageStatus) -> list[tuple[str, str]]:
             (
                 "browsers send nothing from pages by https to a storage by http",
                 "storage_public_url by https, or leave it empty",
+            )
+        )
+    if seen.unsigned:
+        found.append(
+            (
+                "the storage writes, unsigned, for whoever knows the name of an access key",
+                "a newer server; until then storage_access_key is as secret as storage_secret_key",
             )
         )
     if settings.storage_public_url and not seen.sts:
