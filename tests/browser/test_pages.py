@@ -224,10 +224,11 @@ def test_the_theme_is_the_hubs_own_setting_and_stays(page: Page, hub: StagedHub)
 
 def test_only_administrators_are_shown_the_administration(sign_in: SignIn, user: str) -> None:
     links = sign_in(user).locator(".dc-nav a")
-    assert links.all_inner_texts() == ["Servers", "Queue", "Usage", "Tokens"]
+    assert links.all_inner_texts() == ["Servers", "Queue", "Datasets", "Usage", "Tokens"]
     assert sign_in("admin-a").locator(".dc-nav a").all_inner_texts() == [
         "Servers",
         "Queue",
+        "Datasets",
         "Usage",
         "Tokens",
         "Admin",
