@@ -96,7 +96,7 @@ class HubApi:
         )
         return str(json.loads(text)["token"]) if status == HTTPStatus.CREATED else ""
 
-    async def delete_user(self, user: str, token: str, tries: int = 20) -> bool:
+    async def delete_user(self, user: str, token: str, tries: int = 120) -> bool:
         """Delete a user; True when there is none of that name any more."""
         for _ in range(tries):
             status, _ = await self.call("tidy", "DELETE", f"/hub/api/users/{user}", token)
