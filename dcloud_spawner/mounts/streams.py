@@ -143,8 +143,9 @@ def command(source: str, point: Path, cache: Path, cache_bytes: int) -> list[str
         # processor time than they bring.
         "--vfs-read-chunk-size=off",
         "--vfs-read-ahead=256M",
-        # What comes is written to the cache at once; a buffer before it would be a third copy.
-        "--buffer-size=0",
+        # While one part is written to the cache the next ones come: without it a first read has
+        # 0.70 of boto3's speed, with it 0.81 (two cores, storage on the same host).
+        "--buffer-size=16Mi",
         # Below 1 MiB: an answer of exactly that does not fit into a pipe with its header.
         "--max-read-ahead=960k",
         # Storage that is away for a minute is waited for; then reads fail.
