@@ -173,19 +173,24 @@ def discard_draft(platform: Platform, asking: Asker, given: str) -> None:
             "files": draft.files,
             "bytes": draft.size_bytes,
         }
-        forget_version(connection, draft)
-        dataset_jobs.insert(
-            connection,
-            dataset=found.id,
-            version=draft.id,
-            kind=Kind.PURGE,
-            order={"version": draft.id},
-            by=asking.user,
-            at=now,
-            total_bytes=draft.size_bytes,
-            total_files=draft.files,
-        )
+        _forget_and_purge(connection, draft, asking.user)
         events.note(connection, asking.actor, "dataset.discard", found.id, at=now, detail=detail)
+
+
+def _forget_and_purge(connection: Connection, version: Version, by: str) -> None:
+    """Remove its rows now; a job removes its objects."""
+    forget_version(connection, version)
+    dataset_jobs.insert(
+        connection,
+        dataset=version.dataset,
+        version=version.id,
+        kind=Kind.PURGE,
+        order={"version": version.id},
+        by=by,
+        at=utc_now(),
+        total_bytes=version.size_bytes,
+        total_files=version.files,
+    )
 
 
 def forget_version(connection: Connection, version: Version) -> None:
@@ -395,18 +400,7 @@ def delete_version(platform: Platform, asking: Asker, given: str, number: int) -
             "bytes": version.size_bytes,
             "manifest_sha256": version.manifest_sha256,
         }
-        forget_version(connection, version)
-        dataset_jobs.insert(
-            connection,
-            dataset=found.id,
-            version=version.id,
-            kind=Kind.PURGE,
-            order={"version": version.id},
-            by=asking.user,
-            at=now,
-            total_bytes=version.size_bytes,
-            total_files=version.files,
-        )
+        _forget_and_purge(connection, version, asking.user)
         events.note(
             connection, asking.actor, "dataset.delete_version", found.id, at=now, detail=detail
         )
