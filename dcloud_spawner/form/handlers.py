@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.scopes import needs_scope
@@ -22,11 +23,11 @@ class StaticFiles(web.StaticFileHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
 
 
-class LiveHandler(BaseHandler):
-    """What is free now and which images are ready, for the start page of one user."""
+class OwnersHandler(BaseHandler):
+    """Something of a server's owner as JSON, for a script on the start page."""
 
     async def get(self, user_name: str) -> None:
-        """Answer with ``live_data``; 403 without a session, never a redirect to a page."""
+        """Answer; 403 without a session, never a redirect to a page."""
         if self.current_user is None:
             raise web.HTTPError(403)
         await self._answer(user_name=user_name)
@@ -36,31 +37,31 @@ class LiveHandler(BaseHandler):
         user = self.find_user(user_name)
         if user is None:
             raise web.HTTPError(404)
-        data = await user.spawner.live_form()
+        data = await self.found(user.spawner)
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(data))
 
+    async def found(self, spawner: Any) -> Any:
+        """What is answered with."""
+        raise NotImplementedError
 
-class DatasetsHandler(BaseHandler):
-    """Datasets that the owner of a server may choose, by the words of ``?q=``: as the start page
-    draws them, so that nothing else has to."""
 
-    async def get(self, user_name: str) -> None:
-        """Answer with ``{html, shown, total}``; 403 without a session."""
-        if self.current_user is None:
-            raise web.HTTPError(403)
-        await self._answer(user_name=user_name)
+class LiveHandler(OwnersHandler):
+    """What is free now and which images are ready."""
 
-    @needs_scope("servers")  # type: ignore[untyped-decorator]
-    async def _answer(self, user_name: str) -> None:
-        user = self.find_user(user_name)
-        if user is None:
-            raise web.HTTPError(404)
-        data = await user.spawner.find_datasets(self.get_query_argument("q", ""))
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps(data))
+    async def found(self, spawner: Any) -> Any:
+        """``live_data``."""
+        return await spawner.live_form()
+
+
+class DatasetsHandler(OwnersHandler):
+    """Datasets that the owner may choose, by the words of ``?q=``: as the start page draws them,
+    so that nothing else has to."""
+
+    async def found(self, spawner: Any) -> Any:
+        """``{html, shown, total}``."""
+        return await spawner.find_datasets(self.get_query_argument("q", ""))
 
 
 class EventsHandler(EventStream, BaseHandler):

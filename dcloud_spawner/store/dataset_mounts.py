@@ -165,12 +165,6 @@ def copies(connection: Connection, node: str) -> Sequence[Copy]:
     return [Copy(**row._mapping) for row in rows]
 
 
-def copies_of(connection: Connection, versions: Sequence[str]) -> Sequence[Copy]:
-    """The copies of some versions, on any host."""
-    query = select(dataset_copies).where(dataset_copies.c.version.in_(versions))
-    return [Copy(**row._mapping) for row in connection.execute(query)]
-
-
 def add_copy(
     connection: Connection, node: str, version: str, total_bytes: int, at: datetime
 ) -> None:
