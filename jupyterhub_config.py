@@ -15,7 +15,13 @@ from dcloud_spawner.spawners.handlers import with_handlers
 from dcloud_spawner.spawners.select import spawner_class
 from dcloud_spawner.spawners.use import noticing_use
 from dcloud_spawner.storage.access import upload_route
-from hub_services.web.wiring import CUSTOM_SCOPES, SERVER_ROLE, USER_ROLE, hub_service
+from hub_services.web.wiring import (
+    CUSTOM_SCOPES,
+    SERVER_ROLE,
+    USER_ROLE,
+    WEB_ROLE,
+    hub_service,
+)
 
 c: Any = get_config()  # type: ignore[name-defined]
 
@@ -68,6 +74,7 @@ c.JupyterHub.load_roles = [
     },
     USER_ROLE,
     SERVER_ROLE,
+    WEB_ROLE,
 ]
 c.JupyterHub.custom_scopes = CUSTOM_SCOPES
 

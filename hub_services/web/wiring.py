@@ -34,9 +34,17 @@ SERVER_ROLE = {
 }
 
 
+WEB_ROLE = {
+    "name": "dcloud-web",
+    "description": "Say whether somebody has a name that was written into a form",
+    "services": [SERVICE],
+    "scopes": ["read:users:name", "read:groups:name"],
+}
+
+
 def hub_service(settings: Settings) -> dict[str, object]:
-    """For ``c.JupyterHub.services``. It has no scopes of its own: it may only ask who somebody
-    is, by that person's own token."""
+    """For ``c.JupyterHub.services``. Its own token only tells whether there is a user or group of
+    a name (``WEB_ROLE``): who somebody is, the hub says by that person's own token."""
     return {
         "name": SERVICE,
         "url": f"http://127.0.0.1:{settings.web_port}",

@@ -13,6 +13,7 @@ from hub_services.web.wiring import (
     CUSTOM_SCOPES,
     SERVER_ROLE,
     USER_ROLE,
+    WEB_ROLE,
     WEB_SCOPE,
     hub_service,
 )
@@ -50,6 +51,7 @@ c.JupyterHub.load_roles = [
     },
     USER_ROLE,
     SERVER_ROLE,
+    WEB_ROLE,
 ]
 c.JupyterHub.custom_scopes = CUSTOM_SCOPES
 
