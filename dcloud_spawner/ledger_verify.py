@@ -2,7 +2,8 @@
 
 Everything that could be wrong is made again from what it was made of: balances and lots from the
 entries in their order, and (``ledger_verify_sessions``) the entries, meters and hours of a session
-from its leases, its spans, the engine's times and the rates.
+from its leases, its spans, the engine's times and the rates; (``ledger_verify_storage``) what
+storage was charged from its measured sizes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlalchemy import Connection
 
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.ledger_verify_sessions import verify_sessions
+from dcloud_spawner.ledger_verify_storage import verify_storage
 from dcloud_spawner.store import ledger_rows, usage
 from dcloud_spawner.store.entries import Kind, Lot
 
@@ -31,6 +33,7 @@ def verify(connection: Connection, progress: Progress = lambda rows: None) -> It
     yield from _verify_accounts(connection, progress)
     yield from _verify_grants(connection)
     yield from verify_sessions(connection, progress)
+    yield from verify_storage(connection)
     yield from usage.totals_apart(connection)
 
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from fractions import Fraction
 from hashlib import sha256
-from itertools import pairwise
 
 from sqlalchemy import Connection
 
 from dcloud_spawner import accounting
-from dcloud_spawner.ledger.cost import HOUR_MICROSECONDS
-from dcloud_spawner.ledger.rates import GIB, HOURS_IN_MONTH, RateBook, Resource
+from dcloud_spawner.ledger.cost import storage_cost
+from dcloud_spawner.ledger.rates import GIB
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import accounts, datasets, entries, homes, rates, storage_meters
 from dcloud_spawner.store.datasets import Owner
 from dcloud_spawner.store.entries import Kind, NewEntry
 from dcloud_spawner.store.homes import Home
+from dcloud_spawner.store.storage_meters import StorageCharge
 
 EVERY = timedelta(days=1)
 """One entry a day for each home."""
@@ -30,7 +29,11 @@ EVERY = timedelta(days=1)
 LONGEST_NAME = 80
 """Characters of a volume in the key of an entry."""
 
-_MICROSECOND = timedelta(microseconds=1)
+LONGEST_OWNER = 64
+"""Of the owner of datasets, beside whom more stands in it."""
+
+_DATASETS = "datasets/"
+
 _FORMER = re.compile(r" \(deleted, [0-9a-f]{8}\)$")
 """As what a deleted user leaves is called (``deleted_users``)."""
 
@@ -70,17 +73,32 @@ def _charge(connection: Connection, platform: Platform, home: Home, now: datetim
     if not amount:
         return
     payer = accounting.ensure_personal(connection, platform.settings, home.user, now)
-    entry = NewEntry(
+    charge = StorageCharge(
+        f"storage:{subject_of(home.volume)}:{mark.isoformat()}",
+        subject_of(home.volume),
         payer.id,
+        mark,
+        now,
+        home.size_bytes,
+        home.measured_at,
+    )
+    _post(connection, charge, amount, f"Home of {home.size_bytes / GIB:.1f} GiB")
+
+
+def _post(connection: Connection, charge: StorageCharge, amount: int, reason: str) -> None:
+    """The entry of a charge, and what it was made from."""
+    entry = NewEntry(
+        charge.account,
         Kind.CHARGE,
         -amount,
-        f"storage:{_short(home.volume)}:{mark.isoformat()}",
+        charge.key,
         "meter",
-        f"Home of {home.size_bytes / GIB:.1f} GiB",
-        from_at=mark,
-        until_at=now,
+        reason,
+        from_at=charge.from_at,
+        until_at=charge.until_at,
     )
-    entries.post(connection, entry, now)
+    if entries.post(connection, entry, charge.until_at).new:
+        storage_meters.keep(connection, charge)
 
 
 def _charge_datasets(platform: Platform, now: datetime) -> int:
@@ -99,7 +117,7 @@ def _charge_datasets(platform: Platform, now: datetime) -> int:
 
 def _mark_of(owner: Owner) -> str:
     """The name of an owner among the volumes: one that no volume has."""
-    return f"datasets/{owner.kind}/{_short(owner.name)}"
+    return f"{_DATASETS}{owner.kind}/{_short(owner.name, LONGEST_OWNER)}"
 
 
 def _charge_owner(connection: Connection, platform: Platform, owner: Owner, now: datetime) -> None:
@@ -115,17 +133,9 @@ def _charge_owner(connection: Connection, platform: Platform, owner: Owner, now:
     payer = _payer(connection, platform, owner, now) if amount else None
     if payer is None:
         return
-    entry = NewEntry(
-        payer,
-        Kind.CHARGE,
-        -amount,
-        f"storage:{name}:{mark.isoformat()}",
-        "meter",
-        f"Datasets of {size_bytes / GIB:.1f} GiB",
-        from_at=mark,
-        until_at=now,
-    )
-    entries.post(connection, entry, now)
+    key = f"storage:{name}:{mark.isoformat()}"
+    charge = StorageCharge(key, name, payer, mark, now, size_bytes, None)
+    _post(connection, charge, amount, f"Datasets of {size_bytes / GIB:.1f} GiB")
 
 
 def _payer(connection: Connection, platform: Platform, owner: Owner, now: datetime) -> str | None:
@@ -138,18 +148,11 @@ def _payer(connection: Connection, platform: Platform, owner: Owner, now: dateti
     return accounting.ensure_personal(connection, platform.settings, owner.name, now).id
 
 
-def _short(volume: str) -> str:
+def subject_of(mark: str) -> str:
+    """What has a watermark of this name, as it is called in keys of entries."""
+    return mark if mark.startswith(_DATASETS) else _short(mark, LONGEST_NAME)
+
+
+def _short(name: str, longest: int) -> str:
     """The name, or for a long one a name of its own: many begin alike."""
-    return volume if len(volume) <= LONGEST_NAME else sha256(volume.encode()).hexdigest()
-
-
-def storage_cost(
-    book: RateBook, size_bytes: int, from_at: datetime, until_at: datetime
-) -> Fraction:
-    """Micro-credits for some bytes over a time; a month has 30 days."""
-    times = [from_at, *book.changes(from_at, until_at), until_at]
-    total = Fraction(0)
-    for at, until in pairwise(times):
-        rate = book.of(Resource.STORAGE_GIB_MONTH, "", "", at)
-        total += Fraction((until - at) // _MICROSECOND) * rate * size_bytes
-    return total / (GIB * HOURS_IN_MONTH * HOUR_MICROSECONDS)
+    return name if len(name) <= longest else sha256(name.encode()).hexdigest()

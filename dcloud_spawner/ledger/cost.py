@@ -14,7 +14,15 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
 
-from dcloud_spawner.ledger.rates import GIB, MILLI, RateBook, hourly, used_rates
+from dcloud_spawner.ledger.rates import (
+    GIB,
+    HOURS_IN_MONTH,
+    MILLI,
+    RateBook,
+    Resource,
+    hourly,
+    used_rates,
+)
 
 HOUR_MICROSECONDS = 3_600_000_000
 _MICROSECOND = timedelta(microseconds=1)
@@ -147,3 +155,15 @@ def by_hour(from_at: datetime, until_at: datetime) -> Iterator[tuple[datetime, d
         until = min(until_at, hour + timedelta(hours=1))
         yield at, until
         at = until
+
+
+def storage_cost(
+    book: RateBook, size_bytes: int, from_at: datetime, until_at: datetime
+) -> Fraction:
+    """Micro-credits for some bytes over a time, not rounded; a month has 30 days."""
+    times = [from_at, *book.changes(from_at, until_at), until_at]
+    total = Fraction(0)
+    for at, until in pairwise(times):
+        rate = book.of(Resource.STORAGE_GIB_MONTH, "", "", at)
+        total += Fraction((until - at) // _MICROSECOND) * rate * size_bytes
+    return total / (GIB * HOURS_IN_MONTH * HOUR_MICROSECONDS)

@@ -200,6 +200,22 @@ storage_meters = Table(
     Column("watermark_at", UtcDateTime, nullable=False),
 )
 
+# What each charge for storage was made from; its key is that of its entry.
+storage_charges = Table(
+    "storage_charges",
+    metadata,
+    Column("key", String(128), primary_key=True),
+    # As it stands in the key: a volume, or the datasets of an owner.
+    Column("subject", String(255), nullable=False),
+    Column("account", String(32), nullable=False),
+    Column("from_at", UtcDateTime, nullable=False),
+    Column("until_at", UtcDateTime, nullable=False),
+    # Empty: charged before sizes were kept.
+    Column("size_bytes", BigInteger, nullable=True),
+    # When the engine told the size of a home; of datasets it is known at any moment.
+    Column("measured_at", UtcDateTime, nullable=True),
+)
+
 usage_hours = Table(
     "usage_hours",
     metadata,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import alembic.command
+import alembic.config
 import pytest
 
 from dcloud_spawner import accounting, deleted_users, user_homes
@@ -14,11 +16,13 @@ from dcloud_spawner.ledger.rates import Resource
 from dcloud_spawner.ledger_verify import verify
 from dcloud_spawner.limits import limits_of
 from dcloud_spawner.roles import RoleLimits
-from dcloud_spawner.storage_charges import charge_storage
-from dcloud_spawner.store import accounts, datasets, entries, homes
-from dcloud_spawner.store.entries import Entry
+from dcloud_spawner.storage_charges import EVERY, charge_storage
+from dcloud_spawner.store import accounts, datasets, entries, homes, migrations, storage_meters
+from dcloud_spawner.store.accounts import Budget
+from dcloud_spawner.store.database import Database
+from dcloud_spawner.store.entries import Entry, Kind, NewEntry
 from hub_services.controller.homes import measure_homes
-from tests.ledger_world import BOSS, GIB, World, world
+from tests.ledger_world import BEGINNING, BOSS, GIB, World, world
 from tests.platforms import home, submit
 
 pytestmark = pytest.mark.database
@@ -191,3 +195,89 @@ def test_homes_and_datasets_count_as_one(lab: World, monkeypatch: pytest.MonkeyP
     assert refused.value.message == (
         "Your limit is 5 GiB of storage, and your home has 3.0 GiB, your datasets 3.0 GiB."
     )
+
+
+STORAGE_TAMPERED = {
+    "the size that was measured": (
+        "UPDATE storage_charges SET size_bytes = size_bytes * 2 WHERE measured_at IS NOT NULL",
+        "is of 0.075000 credits, 0.150000 credits are due for 5368709120 bytes",
+    ),
+    "the rate": ("UPDATE rates SET microcredits = 5", "are due for"),
+    "the time of an entry": (
+        "UPDATE entries SET from_at = '2026-01-30 00:00:00.000000' WHERE key LIKE 'storage:%%'",
+        "is for another time",
+    ),
+    "the time that was measured": (
+        "UPDATE storage_charges SET from_at = '2026-01-30 00:00:00.000000'",
+        "already",
+    ),
+    "the account": ("UPDATE storage_charges SET account = 'x'", "is on another account"),
+    "what an entry was made from": (
+        "DELETE FROM storage_charges WHERE subject LIKE 'datasets/%%'",
+        "is a charge of no session and of no measured storage",
+    ),
+    "an entry": (
+        "UPDATE entries SET key = 'x' WHERE id = "
+        "(SELECT min(id) FROM entries WHERE key LIKE 'storage:%%')",
+        "it was measured, and no entry charges it",
+    ),
+    "the meter": (
+        "UPDATE storage_meters SET watermark_at = '2026-01-31 00:00:00.000000'",
+        "its meter says 2026-01-31",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STORAGE_TAMPERED)
+def test_a_charge_for_storage_that_is_not_what_was_measured_is_found(
+    lab: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 2.5)
+    stored(lab, 1, "bob")
+    charge_storage(lab.platform)
+    days(lab, 3)
+    statement, said = STORAGE_TAMPERED[what]
+    with lab.platform.database.engine.connect() as connection:
+        connection.begin()
+        assert list(verify(connection)) == []
+        assert connection.exec_driver_sql(statement).rowcount
+        found = list(verify(connection))
+        connection.rollback()
+    assert any(said in sentence for sentence in found), found
+
+
+def test_datasets_of_an_owner_with_a_long_name_are_charged(lab: World) -> None:
+    stored(lab, 1, "x" * 80)
+    charge_storage(lab.platform)
+    days(lab, 1)
+    assert len(charges(lab, "x" * 80)) == 1
+
+
+def test_what_was_charged_before_sizes_were_kept_is_no_difference(
+    hub_database_url: str,
+) -> None:
+    database = Database(hub_database_url)
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(migrations.__path__[0])))
+    config.attributes["database"] = database
+    alembic.command.upgrade(config, "0018")
+    with database.transaction() as connection:
+        ann = accounts.insert(connection, accounts.USER, "ann", Budget.NONE, BEGINNING)
+        storage_meters.set_watermark(connection, "home-ann", BEGINNING + EVERY)
+        old = NewEntry(
+            ann.id,
+            Kind.CHARGE,
+            -7,
+            f"storage:home-ann:{BEGINNING.isoformat()}",
+            "meter",
+            from_at=BEGINNING,
+            until_at=BEGINNING + EVERY,
+        )
+        entries.post(connection, old, BEGINNING + EVERY)
+    database.migrate()
+    with database.reading() as connection:
+        assert list(verify(connection)) == []
+        [(charge, entry)] = storage_meters.charges(connection)
+    assert (charge.subject, charge.size_bytes) == ("home-ann", None) and entry is not None
+    database.close()
