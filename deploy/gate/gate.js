@@ -22,6 +22,8 @@ const NEEDED = ["partNumber", "uploadId", "X-Amz-Algorithm", "X-Amz-Credential",
 const SEALED = "X-Dcloud-Sealed"; // dcloud_spawner/storage/sealing.py
 const ALLOWED = new Set([...NEEDED, "X-Amz-Security-Token", SEALED]);
 const LARGEST_PART = 5 * 2 ** 30;
+const STILL_READ = 16 * 2 ** 20; // of what is refused, for a sender that is not told before it sent
+const STILL_READ_MS = 5_000;
 const QUIET_MS = 120_000; // neither side says anything for so long: the connection is dead
 
 const transport = target.protocol === "https:" ? https : http;
@@ -77,6 +79,27 @@ function answer(response, status, text, headers = {}) {
   response.end(text);
 }
 
+// Refuses, once the sender has sent: an answer to somebody who still writes is lost with the
+// connection, and a browser would try again what will never be taken.
+function refuse(request, response, status, text) {
+  let read = 0, told = false;
+  const tell = () => {
+    if (told) return;
+    told = true;
+    clearTimeout(timer);
+    // What was not read would be taken for the next request.
+    answer(response, status, text, request.complete ? {} : { Connection: "close" });
+  };
+  const timer = setTimeout(tell, STILL_READ_MS);
+  request.on("data", (chunk) => {
+    read += chunk.length;
+    if (read > STILL_READ) tell();
+  });
+  for (const over of ["end", "close", "error"]) request.on(over, tell);
+  if (request.complete && request.readableEnded) tell();
+  else request.resume();
+}
+
 // The storage's own word for what is wrong, and nothing that was not made of letters.
 function told(body) {
   return /<Code>([A-Za-z]{1,64})<\/Code>/.exec(body)?.[1] ?? "";
@@ -113,11 +136,16 @@ function pass(request, response, path) {
     });
     incoming.on("error", () => response.destroy());
     incoming.on("end", () => {
-      const headers = {};
-      if (incoming.headers.etag) headers.ETag = incoming.headers.etag;
-      // What was not read of a refused part would be taken for the next request.
-      if (!request.complete) headers.Connection = "close";
-      answer(response, incoming.statusCode, told(body), headers);
+      const word = told(body);
+      if (!request.complete) {
+        request.unpipe(onward);
+        onward.removeAllListeners("error");
+        onward.on("error", () => {}); // there is an answer; what happens to the rest is no matter
+        onward.destroy();
+        return refuse(request, response, incoming.statusCode, word);
+      }
+      const headers = incoming.headers.etag ? { ETag: incoming.headers.etag } : {};
+      return answer(response, incoming.statusCode, word, headers);
     });
   });
   request.on("aborted", () => onward.destroy());
@@ -133,12 +161,12 @@ const server = http.createServer({ maxHeaderSize: 65536 }, (request, response) =
     });
   }
   const why = refusal(request);
-  if (why) return answer(response, 403, `${why}\n`, { Connection: "close" });
+  if (why) return refuse(request, response, 403, `${why}\n`);
   let path;
   try {
     path = opened(request.url);
   } catch {
-    return answer(response, 403, "This address is not as it was made.\n", { Connection: "close" });
+    return refuse(request, response, 403, "This address is not as it was made.\n");
   }
   return pass(request, response, path);
 });

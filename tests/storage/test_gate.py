@@ -25,6 +25,7 @@ from dcloud_spawner.storage.sts import assume
 from hub_services.cli.deployment import cache_dir
 from hub_services.cli.gate import gate_command, gate_environment
 from hub_services.cli.node import install_proxy, proxy_command
+from tests.patience import patient
 from tests.services import free_port
 from tests.storage.servers import StorageServer
 from tests.storage.urls import download_url
@@ -87,7 +88,7 @@ def _start(command: list[str], environment: object) -> subprocess.Popen[bytes]:
 
 
 def _wait(port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patient(30)
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -206,6 +207,17 @@ def test_no_header_that_was_not_signed_reaches_the_storage(store: ObjectStore, o
     assert answer.status_code == 200 and "Copy" not in answer.text
     store.complete_upload(KEY, upload, store.list_parts(KEY, upload))
     assert store.read(KEY) == b"mine"
+
+
+def test_who_is_refused_is_told_so_also_after_a_large_part(store: ObjectStore, origin: str) -> None:
+    """An answer that comes while the sender writes is lost with the connection."""
+    upload = store.create_upload(KEY)
+    large = b"x" * (8 << 20)
+    url = store.presign_part(KEY, upload, 1, len(large), origin=origin)
+    with httpx.Client() as client:
+        for wrong in (url.partition("?")[0], f"{url}x"):
+            assert client.put(wrong, content=large).status_code == 403
+        assert client.put(url, content=large).status_code == 200
 
 
 def test_a_wrong_length_and_a_chunked_body_are_refused(store: ObjectStore, origin: str) -> None:
