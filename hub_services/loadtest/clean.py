@@ -33,6 +33,8 @@ class Left:
     servers: list[str] = field(default_factory=list)
     users: list[str] = field(default_factory=list)
     homes: list[str] = field(default_factory=list)
+    why: str = ""
+    """What the hub said of the first user that it did not delete."""
 
     def sentence(self) -> str:
         """What is left, empty when nothing is."""
@@ -45,7 +47,7 @@ class Left:
             )
             if names
         ]
-        return ", ".join(parts)
+        return ", ".join(parts) + (f"; the hub says: {self.why}" if self.why else "")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Broom:
         await self._end_servers(set(names))
         left.servers = [each.server for each in self._open(set(names))]
         self.say("deleting users")
-        gone = await _bounded([self.hub.delete_user(name, self.token) for name in names])
-        left.users = [name for name, done in zip(names, gone, strict=True) if not done]
+        refused = await _bounded([self.hub.delete_user(name, self.token) for name in names])
+        left.users = [name for name, why in zip(names, refused, strict=True) if why]
+        left.why = next(filter(None, refused), "")
         self.say("deleting homes")
         left.homes = await self._purge_homes(set(names))
         return left

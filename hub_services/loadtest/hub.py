@@ -96,18 +96,27 @@ class HubApi:
         )
         return str(json.loads(text)["token"]) if status == HTTPStatus.CREATED else ""
 
-    async def delete_user(self, user: str, token: str, tries: int = 120) -> bool:
-        """Delete a user; True when there is none of that name any more."""
+    async def delete_user(self, user: str, token: str, tries: int = 120) -> str:
+        """Delete a user; empty when there is none of that name any more, else the hub's words."""
+        status, text = NO_ANSWER, ""
         for _ in range(tries):
-            status, _ = await self.call("tidy", "DELETE", f"/hub/api/users/{user}", token)
+            status, text = await self.call("tidy", "DELETE", f"/hub/api/users/{user}", token)
             if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND):
-                return True
+                return ""
             await asyncio.sleep(0.5)  # 400: its server is still being stopped
-        return False
+        return f"{status or 'no answer'}: {said(text) or text[:200]}"
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
+
+
+def said(text: str) -> str:
+    """What the hub says in words in an answer; empty where it says nothing."""
+    try:
+        return str(json.loads(text).get("message", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 def _server(user: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from dcloud_spawner.store.history import Lease, submitted_since
 from dcloud_spawner.store.workloads import Workload
 from hub_services.loadtest.bounds import Bounds
 from hub_services.loadtest.clean import Broom, Left, Say
-from hub_services.loadtest.hub import HubApi
+from hub_services.loadtest.hub import HubApi, said
 from hub_services.loadtest.journal import Doing, Journal
 from hub_services.loadtest.names import Run, forget_run, note_run, noted_runs
 from hub_services.loadtest.person import Person, Shared
@@ -113,6 +112,7 @@ async def clean(platform: Platform, url: str, actor: Actor, say: Say) -> Left:
         await _forget(platform, broom, run, found)
         left.servers += found.servers
         left.users += found.users
+        left.why = left.why or found.why
         left.homes += found.homes
     return left
 
@@ -130,7 +130,7 @@ async def _make_people(hub: HubApi, run: Run, token: str, token_seconds: float) 
     if status != HTTPStatus.CREATED:
         raise Unavailable(
             f"The hub makes no users ({status or 'no answer'}).",
-            hint=_reason(text) or "`dcloud doctor` looks at it.",
+            hint=said(text) or "`dcloud doctor` looks at it.",
         )
     places = asyncio.Semaphore(TOKENS_AT_ONCE)
 
@@ -206,10 +206,3 @@ def _rows(platform: Platform, outcome: Outcome) -> Sequence[Workload]:
     names = set(outcome.run.names)
     with platform.database.reading() as connection:
         return [w for w in submitted_since(connection, outcome.began_at) if w.user in names]
-
-
-def _reason(text: str) -> str:
-    try:
-        return str(json.loads(text).get("message", ""))
-    except (ValueError, AttributeError):
-        return ""
