@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from dcloud_spawner.images import ImageState, ImageStore
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.store.database import Database
 from tests import services
+from tests.patience import patient_ms
 from tests.services import Missing, PostgreSQL
 
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -39,6 +41,7 @@ _left_out = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    expect.set_options(timeout=patient_ms(8))
     for name in [name for name in os.environ if name.startswith("DCLOUD_")]:
         if (
             name not in {"DCLOUD_CACHE", "DCLOUD_SOAK_MINUTES", "DCLOUD_FULL_LEDGER"}

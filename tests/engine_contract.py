@@ -37,6 +37,7 @@ from dcloud_spawner.engines.use import ContainerUse
 from dcloud_spawner.errors import EngineError, LaunchFailed
 from dcloud_spawner.mounts import kernel, mountinfo
 from tests.cpu_share import BURN, check_share
+from tests.patience import patient
 from tests.simgpu.simgpu import Simulation, set_driver, set_health, set_usage
 
 MIB = 2**20
@@ -127,7 +128,7 @@ class Bench:
 def until(condition: object, seconds: float) -> None:
     """Wait for a condition; fails when it does not come true in time."""
     assert callable(condition)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.03)
@@ -301,7 +302,7 @@ class EngineContract:
         bench.output(spec, "up")
         began = time.monotonic()
         last = bench.stop(spec, 1)
-        assert 1 <= time.monotonic() - began < 8
+        assert 1 <= time.monotonic() - began < patient(8)
         assert last is not None and last.exit_code == 137
         assert bench.engine.observe(spec.labels[LABEL_WORKLOAD]) == ()
 
@@ -389,7 +390,7 @@ class EngineContract:
         assert bench.run(others)[0].exit_code == 0
         began = time.monotonic()
         assert bench.stop(spec, 1) is not None
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < patient(15)
         assert bench.engine.observe(spec.labels[LABEL_WORKLOAD]) == ()
 
     def test_shared_memory_has_the_size_of_the_spec(self, bench: Bench) -> None:

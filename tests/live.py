@@ -23,6 +23,7 @@ from dcloud_spawner.settings import Settings
 from hub_services.cli.deployment import cache_dir
 from hub_services.cli.node import install_proxy, proxy_command
 from tests.no_limits import NO_HURRY, NO_LIMITS
+from tests.patience import patient
 from tests.services import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -171,9 +172,9 @@ class Deployment:
         if name == "hub":
             self.wait_for_hub()
 
-    def wait_for_hub(self, seconds: float = 60) -> None:
+    def wait_for_hub(self, seconds: float = 30) -> None:
         """Return when the hub answers through the proxy."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patient(seconds)
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/hub/api", trust_env=False).status_code == 200:
@@ -238,10 +239,10 @@ class Deployment:
         found: dict[str, Any] = (model.get("servers") or {}).get(server, {})
         return found
 
-    def wait_ready(self, user: str, server: str = "", seconds: float = 60) -> float:
+    def wait_ready(self, user: str, server: str = "", seconds: float = 30) -> float:
         """Return the seconds until a server is ready; fails with the hub's log."""
         start = time.monotonic()
-        while time.monotonic() - start < seconds:
+        while time.monotonic() - start < patient(seconds):
             if self.server(user, server).get("ready"):
                 return time.monotonic() - start
             time.sleep(0.05)

@@ -28,6 +28,7 @@ from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.workloads import Workload
 from tests.dataset_rows import publish
 from tests.memory_engine import MemoryEngine, node
+from tests.patience import patient
 from tests.platforms import opened, settings_for, submit
 
 LARGE_BYTES = 64 << 20
@@ -86,9 +87,9 @@ class MountHost:
         with self.platform.database.reading() as connection:
             return {row.name: row for row in dataset_mounts.of_workload(connection, workload.id)}
 
-    def until(self, reached: Callable[[], bool], seconds: float = 20) -> None:
+    def until(self, reached: Callable[[], bool], seconds: float = 10) -> None:
         """Turns until something holds."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patient(seconds)
         while True:
             self.keeper.turn()
             if reached():
@@ -97,7 +98,7 @@ class MountHost:
             time.sleep(0.05)
 
     def ready(
-        self, *workloads: Workload, state: MountState = MountState.READY, seconds: float = 20
+        self, *workloads: Workload, state: MountState = MountState.READY, seconds: float = 10
     ) -> None:
         """Turns until all of these servers have what they asked for."""
         self.until(

@@ -60,8 +60,11 @@ WAITING = tuple(f"tests/{name}/" for name in ("docker", "sandbox", "browser", "h
 tried once more alone, and the run says so; a test of arithmetic, of the store or of faults that
 failed once has failed."""
 
-AGAIN = 5
+AGAIN = 10
 """With more failures than this, in all parts together, none is tried again."""
+
+HANGS_SECONDS = 600
+"""After so long a test hangs, also where others want the cores too."""
 
 
 def parts_of(databases: Sequence[str], arguments: Sequence[str]) -> list[Part]:
@@ -166,7 +169,8 @@ def _pytest(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """One run, ended with its block; it prints into a file, or for everybody to see."""
     path = f"{install_proxy(cache_dir())}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [sys.executable, "-m", "pytest", *part.arguments, *arguments]
+    command = [sys.executable, "-m", "pytest", f"--timeout={HANGS_SECONDS}", *part.arguments]
+    command += arguments
     if part.marked:
         command += ["-m", part.marked]
     say(f"on {part.database}: {' '.join(command[1:])}")

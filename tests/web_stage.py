@@ -30,6 +30,7 @@ from hub_services.web.application import make_application
 from hub_services.web.service import open_service
 from tests import platforms
 from tests.memory_engine import MemoryEngine, node
+from tests.patience import patient
 from tests.services import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +149,7 @@ class WebStage:
             )
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patient(60)
         while time.monotonic() < deadline and self._processes[1].poll() is None:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/hub/api", trust_env=False).status_code == 200:

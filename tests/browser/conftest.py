@@ -6,13 +6,10 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.staged import CHROMIUM_ARGUMENTS, StagedHub
-
-# Other tests run beside these. What has to be quick is measured, not waited for.
-expect.set_options(timeout=15_000)
-
+from tests.patience import patient_ms
 
 NOTE = "Servers run in a sandbox here, which isolates less than a container."
 
@@ -66,7 +63,7 @@ def sign_in(browser: Browser, hub: StagedHub) -> Iterator[SignIn]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15000)
+        page.set_default_timeout(patient_ms(8))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"{hub.url}/hub/login")
         page.fill("input[name=username]", name)

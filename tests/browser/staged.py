@@ -18,6 +18,7 @@ import httpx
 
 from hub_services.cli.deployment import cache_dir
 from hub_services.cli.node import install_proxy, node_binary, proxy_command
+from tests.patience import patient
 from tests.services import free_port
 
 HERE = Path(__file__).parent
@@ -78,7 +79,7 @@ class StagedHub:
         """Start the hub and wait until it answers."""
         command = [sys.executable, "-m", "jupyterhub", "-f", str(HERE / self.config)]
         self._start("hub", command)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patient(60)
         while time.monotonic() < deadline and self._processes["hub"].poll() is None:
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/hub/api", trust_env=False).status_code == 200:

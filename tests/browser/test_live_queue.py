@@ -23,6 +23,7 @@ from tests.dataset_rows import publish
 from tests.docker.people import until
 from tests.memory_engine import MemoryEngine
 from tests.no_limits import NO_LIMITS
+from tests.patience import patient_ms
 
 pytestmark = pytest.mark.browser
 
@@ -60,7 +61,7 @@ def window(browser: Browser, queue_hub: QueueHub) -> Iterator[Window]:
         contexts.append(context)
         users.append(name)
         page = context.new_page()
-        page.set_default_timeout(60000)
+        page.set_default_timeout(patient_ms(8))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"{queue_hub.url}/hub/login")
         page.fill("input[name=username]", name)
@@ -253,9 +254,9 @@ def test_a_hub_that_dies_is_noticed_and_the_figures_come_back_by_themselves(
     page.goto(f"{queue_hub.url}/hub/spawn")
     expect(page.locator("[data-live]")).to_have_text("Live")
     queue_hub.kill("hub")
-    expect(page.locator("[data-live]")).to_have_text("Not live, as of", timeout=16000)
+    expect(page.locator("[data-live]")).to_have_text("Not live, as of", timeout=patient_ms(8))
     queue_hub.start_hub()
-    expect(page.locator("[data-live]")).to_have_text("Live", timeout=20000)
+    expect(page.locator("[data-live]")).to_have_text("Live", timeout=patient_ms(8))
     hold(queue_hub, "carol", 3)
     expect(page.locator(FREE)).to_have_text("1 of 4 free", timeout=SOON)
 

@@ -19,6 +19,7 @@ from dcloud_spawner.store.workloads import NewWorkload
 from tests.browser.test_pages import findings
 from tests.conftest import fresh_database
 from tests.memory_engine import node
+from tests.patience import patient, patient_ms
 from tests.web_stage import ADMINISTRATOR, WebStage
 
 pytestmark = pytest.mark.browser
@@ -84,7 +85,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, stage: WebStage) -> I
         permissions=["clipboard-write"],
     )
     opened = context.new_page()
-    opened.set_default_timeout(20000)
+    opened.set_default_timeout(patient_ms(8))
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on(
         "console",
@@ -106,7 +107,7 @@ def answer(api: httpx.Client, **body: Any) -> dict[str, Any]:
     asked = api.post("/plan", json=body)
     assert asked.status_code == 202, asked.text
     found: dict[str, Any] = asked.json()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patient(20)
     while found["state"] in ("waiting", "running"):
         assert time.monotonic() < deadline and 0 <= found["progress"] <= 1
         time.sleep(0.1)

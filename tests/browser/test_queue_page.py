@@ -23,6 +23,7 @@ from tests.browser.test_pages import findings
 from tests.browser.windows import Open, windows
 from tests.conftest import fresh_database
 from tests.memory_engine import node
+from tests.patience import patient, patient_ms
 from tests.web_stage import ADMINISTRATOR, WebStage
 
 pytestmark = pytest.mark.browser
@@ -188,7 +189,7 @@ def test_the_chart_has_a_table_with_the_same_figures(stage: WebStage, open_page:
     page.get_by_text("The same as a table").click()
     cells = page.get_by_role("region", name="Free GPUs, table").locator("tbody tr")
     # The forecast is made beside the page and comes a moment later.
-    expect(cells.first).to_have_text(re.compile(r"now\s*1\s*1\s*1"), timeout=10000)
+    expect(cells.first).to_have_text(re.compile(r"now\s*1\s*1\s*1"), timeout=patient_ms(4))
     for cell in cells.all():
         low, median, high = (int(text) for text in cell.inner_text().split()[-3:])
         assert 0 <= low <= median <= high <= 8
@@ -231,16 +232,16 @@ def test_two_users_see_within_two_seconds_what_the_other_does(
     expect(first.get_by_text("8 of 8 free")).to_be_visible()
     start = time.monotonic()
     platforms.start(stage.platform, "user-b", 3)
-    expect(first.get_by_text("5 of 8 free")).to_be_visible(timeout=2000)
-    expect(second.get_by_role("rowheader", name="You")).to_be_visible(timeout=2000)
-    assert time.monotonic() - start < 2.5
+    expect(first.get_by_text("5 of 8 free")).to_be_visible(timeout=patient_ms(1))
+    expect(second.get_by_role("rowheader", name="You")).to_be_visible(timeout=patient_ms(1))
+    assert time.monotonic() - start < patient(1.25)
     platforms.start(stage.platform, "user-c", 4)
     platforms.submit(stage.platform, "user-d", 2, hours=1)
     platforms.submit(stage.platform, "user-a", 3, hours=8)
     stage.platform.run_pass()
-    expect(first).to_have_title("Place 2, queue · DCloud", timeout=2000)
+    expect(first).to_have_title("Place 2, queue · DCloud", timeout=patient_ms(1))
     stage.end("user-d")
-    expect(first).to_have_title("Place 1, queue · DCloud", timeout=2000)
+    expect(first).to_have_title("Place 1, queue · DCloud", timeout=patient_ms(1))
     expect(first.locator("#l-news")).to_have_text("You are at place 1.")
 
 
@@ -273,8 +274,8 @@ def test_leaving_the_queue_asks_first_and_frees_the_place(stage: WebStage, open_
     page.get_by_role("button", name="Leave the queue with the default server").click()
     dialog.get_by_role("button", name="Leave the queue").click()
     expect(dialog).to_be_hidden()
-    expect(page).to_have_title("Queue · DCloud", timeout=2000)
-    expect(other).to_have_title("Place 1, queue · DCloud", timeout=2000)
+    expect(page).to_have_title("Queue · DCloud", timeout=patient_ms(1))
+    expect(other).to_have_title("Place 1, queue · DCloud", timeout=patient_ms(1))
     assert platforms.get(stage.platform, own.id).end_reason == "cancelled"
     assert platforms.get(stage.platform, behind.id).ended_at is None
 
@@ -303,12 +304,12 @@ def test_an_administrator_holds_releases_and_moves_while_the_owner_watches(
     owner, boss = open_page("user-a"), open_page(ADMINISTRATOR)
     expect(owner).to_have_title("Place 2, queue · DCloud")
     change(boss, "user-k", "Hold", "The class comes first.", "Hold")
-    expect(owner).to_have_title("Place 1, queue · DCloud", timeout=2000)
+    expect(owner).to_have_title("Place 1, queue · DCloud", timeout=patient_ms(1))
     expect(boss.get_by_text("On hold by admin-a: The class comes first.")).to_be_visible()
     change(boss, "user-k", "Release", "", "Release")
-    expect(owner).to_have_title("Place 2, queue · DCloud", timeout=2000)
+    expect(owner).to_have_title("Place 2, queue · DCloud", timeout=patient_ms(1))
     change(boss, "user-a", "To the head", "A deadline tonight.", "Move to the head")
-    expect(owner).to_have_title("Place 1, queue · DCloud", timeout=2000)
+    expect(owner).to_have_title("Place 1, queue · DCloud", timeout=patient_ms(1))
     expect(owner.get_by_text("Moved to the head: A deadline tonight.")).to_be_visible()
     change(boss, "user-k", "Take out", "Asked by mail.", "Take out")
     expect(boss.get_by_role("button", name="Change the request of user-k")).to_have_count(0)
@@ -350,8 +351,10 @@ def test_draining_says_who_runs_there_and_is_seen_by_everybody(
     dialog.get_by_label("Reason").fill("new memory")
     dialog.get_by_role("button", name="Drain", exact=True).click()
     expect(dialog).to_be_hidden()
-    expect(boss.get_by_text("Taken out by admin-a: new memory")).to_be_visible(timeout=2000)
-    expect(user.get_by_text("4 out of service")).to_be_visible(timeout=2000)
+    expect(boss.get_by_text("Taken out by admin-a: new memory")).to_be_visible(
+        timeout=patient_ms(1)
+    )
+    expect(user.get_by_text("4 out of service")).to_be_visible(timeout=patient_ms(1))
     boss.get_by_role("button", name="Offer gpu-01 again").click()
     boss.get_by_role("dialog").get_by_role("button", name="Offer again").click()
     expect(user.get_by_text("4 out of service")).to_have_count(0, timeout=3000)
@@ -385,7 +388,7 @@ def test_a_reservation_is_made_in_the_readers_zone_and_cancelled(
     assert "Course in May" not in user.content()
     boss.get_by_role("button", name="Cancel the reservation Course in May").click()
     boss.get_by_role("dialog").get_by_role("button", name="Cancel reservation").click()
-    expect(boss.get_by_text("Nothing is reserved.")).to_be_visible(timeout=2000)
+    expect(boss.get_by_text("Nothing is reserved.")).to_be_visible(timeout=patient_ms(1))
 
 
 def test_a_forged_request_from_elsewhere_changes_nothing(stage: WebStage, open_page: Open) -> None:

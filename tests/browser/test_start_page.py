@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import SignIn
 from tests.browser.staged import StagedHub
 from tests.browser.story import A100, A5000, queued
+from tests.patience import patient_ms
 
 pytestmark = pytest.mark.browser
 
@@ -87,7 +88,7 @@ def test_what_is_free_is_kept_fresh_while_the_page_is_open(page: Page, hub: Stag
     expect(page.locator("#o-go")).to_have_text("Start server")
     hub.pool(free={A100: 0, A5000: 0}, queue=0)
     expect(page.locator(f"[data-model='{A100}'] [data-free]")).to_have_text(
-        "0 of 8 free", timeout=8000
+        "0 of 8 free", timeout=patient_ms(4)
     )
     expect(page.locator("#o-note b")).to_have_text("Joins the queue at place 1")
 
@@ -148,7 +149,7 @@ def test_an_image_that_becomes_ready_opens_the_way(page: Page, hub: StagedHub) -
     expect(page.locator("#o-note b")).to_have_text("The image is being prepared")
     expect(page.locator("#o-go")).to_be_disabled()
     hub.pool()
-    expect(page.locator("#o-go")).to_be_enabled(timeout=8000)
+    expect(page.locator("#o-go")).to_be_enabled(timeout=patient_ms(4))
     expect(page.locator("#o-note b")).to_have_text("Starts now")
 
 

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import SignIn
 from tests.browser.staged import StagedHub
 from tests.browser.story import ago, holding, queued, starting
+from tests.patience import patient_ms
 
 pytestmark = pytest.mark.browser
 
@@ -195,13 +196,13 @@ def test_a_hub_that_dies_and_comes_back_loses_nothing(browser: Browser, tmp_path
         page.press("input[name=password]", "Enter")
         wait_for_place(page, hub, "user-a")
         hub.kill("hub")
-        expect(page.locator("#w-live")).to_contain_text("Not live, as of", timeout=20000)
+        expect(page.locator("#w-live")).to_contain_text("Not live, as of", timeout=patient_ms(8))
         expect(page.locator("#w-place")).to_have_text("3")
         hub.stage("user-a", event=queued(1))
         hub.start_hub()
         page.wait_for_timeout(1000)
         hub.request_start("user-a")
-        expect(page.locator("#w-place")).to_have_text("1", timeout=20000)
+        expect(page.locator("#w-place")).to_have_text("1", timeout=patient_ms(8))
         expect(page.locator("#w-live .dc-state")).to_have_text("Live")
         hub.stage("user-a", event=starting(), ready=True)
         page.wait_for_url("**/user/user-a/**")

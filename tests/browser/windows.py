@@ -8,12 +8,10 @@ from http import HTTPStatus
 
 from playwright.sync_api import Browser, Page
 
+from tests.patience import patient_ms
 from tests.web_stage import WebStage
 
 Open = Callable[..., Page]
-
-PATIENCE_MS = 30_000
-"""Scripts come late on a busy machine."""
 
 
 @contextmanager
@@ -34,7 +32,7 @@ def windows(
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(patient_ms(8))
         page.on("pageerror", lambda error: errors.append(str(error)))
         # Shown beside a failure: a script that did not come leaves no error of its own.
         page.on("requestfailed", lambda asked: print("failed:", asked.url, asked.failure))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from tests.hub.sign_in import Visitor
 from tests.live import Deployment, server_path
+from tests.patience import patient
 
 _numbers = itertools.count(1)
 
@@ -59,10 +59,9 @@ def gpu(count: int, **more: Any) -> dict[str, Any]:
 def until(condition: Callable[[], object], seconds: float, what: str = "it") -> float:
     """Wait for a condition; returns the seconds it took, fails when it does not come true.
 
-    On a CI machine, where two runs share the cores, three times as long: a wait is no claim about
-    speed, those are read from the action log.
+    ``seconds`` is what a quiet machine needs at most; see ``tests/patience.py``.
     """
-    seconds *= 3 if os.environ.get("CI") else 1
+    seconds = patient(seconds)
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < seconds, f"{what} did not happen in {seconds:g} s"
@@ -136,7 +135,7 @@ class Person:
         """The first event of the hub's own progress stream that says a stage."""
         path = server_path(self.name, server) + "/progress"
         with self.deployment.api(self.token) as api, api.stream("GET", path) as stream:
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + patient(seconds)
             for line in stream.iter_lines():
                 if line.startswith("data:"):
                     found: dict[str, Any] = json.loads(line[5:])

@@ -36,6 +36,7 @@ from tests.browser.staged import CHROMIUM_ARGUMENTS
 from tests.docker.people import People, Person, quick, signed_in, until
 from tests.hub.sign_in import GOOD_PASSWORD
 from tests.live import Deployment
+from tests.patience import patient_ms
 from tests.services import Missing
 from tests.storage.servers import StorageServer, minio
 
@@ -290,7 +291,7 @@ def test_somebody_ticks_a_shared_dataset_waits_and_reads_it_in_a_cell_with_panda
     with signed_in(deployment, "bob"):
         context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(patient_ms(20))
     page.goto(f"{deployment.url}/hub/login")
     page.fill("[name=username]", "bob")
     page.fill("[name=password]", GOOD_PASSWORD)

@@ -25,6 +25,7 @@ from requests.exceptions import RequestException
 from dcloud_spawner.engines.base import ContainerSpec
 from dcloud_spawner.engines.docker import DockerEngine
 from dcloud_spawner.settings import Settings
+from tests.patience import patient
 from tests.simgpu import simgpu
 from tests.simgpu.simgpu import Gpu
 
@@ -132,7 +133,7 @@ def _running(folder: Path) -> Iterator[str]:
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patient(30)
     while True:
         try:
             docker.APIClient(base_url=address, timeout=5).ping()

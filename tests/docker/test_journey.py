@@ -29,6 +29,7 @@ from dcloud_spawner.store.events import Actor
 from tests.browser.staged import CHROMIUM_ARGUMENTS
 from tests.docker.people import until
 from tests.live import Deployment
+from tests.patience import patient, patient_ms
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.sqlite_suffices]
 
@@ -50,7 +51,7 @@ def browser(chromium_path: str) -> Iterator[Browser]:
 
 def _window(browser: Browser) -> Page:
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(patient_ms(20))
     return page
 
 
@@ -226,7 +227,7 @@ def _is_told_why_it_ended(page: Page, deployment: Deployment, name: str) -> None
     assert platform is not None
     (container,) = (found for found in platform.engine.observe() if found.user == name)
     docker.from_env().containers.get(container.ref).kill()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patient(30)
     while not page.locator("text=Your default server ended at").count():
         assert time.monotonic() < deadline, "nobody was told"
         page.wait_for_timeout(500)
@@ -258,7 +259,7 @@ def _run_by_rest(deployment: Deployment, name: str, token: str) -> list[str]:
             "channel": "shell",
         }
         channel.send(json.dumps(message))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + patient(30)
         while time.monotonic() < deadline:
             answer = json.loads(channel.recv(timeout=30))
             if answer["msg_type"] == "execute_result":

@@ -18,6 +18,7 @@ from dcloud_spawner.store import leases, workloads
 from dcloud_spawner.store.schema import HOLDING, State
 from tests.faults.relay import Relay
 from tests.live import Deployment
+from tests.patience import patient
 
 GPUS = 4
 
@@ -237,7 +238,7 @@ class Chaos:
         """Wait until nothing is on its way: every open workload runs or rightly waits."""
         platform = self.deployment.platform
         assert platform is not None
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patient(seconds)
         moving: list[str] = []
         while time.monotonic() < deadline:
             with platform.database.reading() as connection:

@@ -30,6 +30,7 @@ from hub_services.controller.meter import meter
 from hub_services.controller.reconcile import reconcile
 from tests.faults import ledger_worker
 from tests.faults.ledger_worker import TESTER, TimedEngine, open_platform
+from tests.patience import patient
 
 pytestmark = pytest.mark.database
 
@@ -50,7 +51,7 @@ def processes() -> Any:
     return context
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_the_ledger_is_right_after_a_hundred_kills_within_settlement(
     processes: Any, database_url: str, tmp_path: Path
 ) -> None:
@@ -89,7 +90,7 @@ def test_the_ledger_is_right_after_a_hundred_kills_within_settlement(
 
 def settle(platform: Platform) -> None:
     """Somebody starts everything again, and stops it for good."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patient(30)
     while time.monotonic() < deadline:
         meter(platform)
         reconcile(platform)

@@ -80,7 +80,7 @@ def line(platform: Platform) -> list[str]:
     return [found.workload.id for found in read_pool(platform).queue]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_hand_in_the_queue_is_whole_or_was_never_there(
     processes: Any, database_url: str, tmp_path: Path
 ) -> None:
@@ -124,7 +124,7 @@ def hands(platform: Platform) -> set[str]:
     return {found.action.rpartition(".")[2] for found in log if found.actor == "administrator"}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_twenty_who_wait_a_drain_and_a_reservation_survive_and_all_start_in_turn(
     processes: Any, database_url: str, tmp_path: Path
 ) -> None:

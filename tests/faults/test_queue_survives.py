@@ -30,8 +30,9 @@ from tests.docker.conftest import (  # noqa: F401 (fixtures)
     tag,
 )
 from tests.docker.people import People, Person, action_log, held, quick, until
+from tests.patience import patient
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 ADMIN = Actor("admin")
 WAITING = 20
@@ -65,7 +66,7 @@ def admitted(platform: Platform, team: list[Person]) -> list[str]:
 
 def serve_in_turn(team: list[Person], seconds: float) -> None:
     """Let everybody who runs end, so that the next ones start, until nobody waits."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     left = list(team)
     with ThreadPoolExecutor(4) as threads:
         while left:

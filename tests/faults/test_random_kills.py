@@ -21,6 +21,7 @@ from dcloud_spawner.store import events, leases, workloads
 from tests.faults.chaos import GPUS, Chaos, Watch
 from tests.faults.relay import Relay
 from tests.live import Deployment
+from tests.patience import patient
 from tests.simgpu.simgpu import docker_gpus, settings_environment
 
 OPERATIONS = (60, 6) if os.environ.get("DCLOUD_TEST_DATABASE") == "postgresql" else (300, 30)
@@ -128,7 +129,7 @@ def _check_devices_inside(chaos: Chaos) -> None:
 def _check_nothing_is_left(chaos: Chaos) -> None:
     platform = chaos.deployment.platform
     assert platform is not None
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patient(30)
     while time.monotonic() < deadline and platform.engine.observe():
         time.sleep(0.5)
     assert platform.engine.observe() == ()

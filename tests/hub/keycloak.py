@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from tests.patience import patient
 from tests.services import Missing, free_port, say
 
 VERSION = "26.2.5"
@@ -120,7 +121,7 @@ class Keycloak:
         self._process.wait()
 
     def _wait(self, seconds: float = 240) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patient(seconds)
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(httpx.HTTPError):
                 url = f"{self.url}/realms/master/.well-known/openid-configuration"

@@ -24,6 +24,7 @@ from dcloud_spawner.store import events
 from dcloud_spawner.store.database import Database
 from hub_services.cli.deployment import cache_dir
 from hub_services.cli.node import install_proxy, proxy_command
+from tests.patience import patient
 from tests.services import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,7 @@ class SignInHub:
         """Start the hub and wait until it answers through the proxy."""
         config = ROOT / "tests" / "config" / "sign_in_under_test.py"
         self._start("hub", [sys.executable, "-m", "jupyterhub", "-f", str(config)])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patient(60)
         while time.monotonic() < deadline and self._processes["hub"].poll() is None:
             try:
                 if httpx.get(f"{self.url}/hub/api", trust_env=False).status_code == 200:

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_
 
 from tests.hub.keycloak import CLIENT, PASSWORD, Keycloak
 from tests.hub.sign_in import SignInHub
+from tests.patience import patient_ms
 from tests.services import Missing, chromium
 
 # Keycloak's start alone may take a minute on a busy machine.
@@ -113,7 +114,7 @@ def person(hub: SignInHub, browser: Browser) -> Iterator[Person]:
 @contextmanager
 def _person(hub: SignInHub, browser: Browser) -> Iterator[Person]:
     context = browser.new_context()
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(patient_ms(20))
     try:
         yield Person(hub, context)
     finally:

@@ -28,6 +28,7 @@ from dcloud_spawner.store.dataset_files import NewFile
 from dcloud_spawner.store.events import Actor
 from tests.conftest import fresh_database
 from tests.memory_engine import MemoryEngine
+from tests.patience import patient
 from tests.services import free_port
 from tests.storage.urls import download_url
 
@@ -125,10 +126,10 @@ def _belongs(process: psutil.Process, state: Path) -> bool:
         return False
 
 
-def wait(condition: object, seconds: float = 60) -> None:
+def wait(condition: object, seconds: float = 30) -> None:
     """Until a callable is true."""
     assert callable(condition)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -18,6 +18,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.patience import patient
+
 pytest.register_assert_rewrite("tests.engine_contract")
 
 from dcloud_spawner.engines.base import LABEL_WORKLOAD, Mount, Phase  # noqa: E402
@@ -243,7 +245,7 @@ def test_without_a_command_the_single_user_server_runs(
     try:
         url = bench.engine.launch(spec).url
         answered = b""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patient(60)
         while not answered and time.monotonic() < deadline:
             try:
                 answered = urlopen(f"{url}/user/ada/api").read()

@@ -23,6 +23,7 @@ from dcloud_spawner.store import dataset_files, datasets
 from dcloud_spawner.store.dataset_files import NewFile
 from dcloud_spawner.store.datasets import Dataset, Version, VersionState
 from dcloud_spawner.store.events import Actor
+from tests.patience import patient
 from tests.storage.jobs_beside import jobs_beside
 
 GB = 10**9
@@ -80,7 +81,7 @@ def add_files(platform: Platform, dataset: Dataset, files: Mapping[str, bytes], 
 def published(platform: Platform, dataset: Dataset, by: str, note: str = "") -> Dataset:
     """Publish the draft, as the process ``data`` does it."""
     versions.begin_publish(platform, asker(by), dataset.id, note)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patient(60)
     with jobs_beside(platform):
         while time.monotonic() < deadline:
             with platform.database.reading() as connection:

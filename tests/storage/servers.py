@@ -17,6 +17,7 @@ import httpx
 
 from dcloud_spawner.storage import default
 from dcloud_spawner.storage.access import StorageAccess
+from tests.patience import patient
 from tests.services import free_port
 
 REGION = "us-east-1"
@@ -56,7 +57,7 @@ class StorageServer:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + patient(30)
         while time.monotonic() < deadline:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:

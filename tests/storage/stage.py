@@ -35,6 +35,7 @@ from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.workloads import Workload
 from hub_services.cli.gate import gate_command, gate_environment
 from tests import platforms
+from tests.patience import patient
 from tests.storage.servers import StorageServer
 from tests.web_stage import WebStage
 
@@ -141,7 +142,7 @@ class StorageStage(WebStage):
             part = f"servers/{server}" if server else "server"
             with self.hub() as hub:
                 hub.post(f"/users/{user}/{part}").raise_for_status()
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + patient(30)
                 while not path.exists() and time.monotonic() < deadline:
                     time.sleep(0.05)
         return path.read_text()

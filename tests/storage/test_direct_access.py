@@ -21,6 +21,7 @@ from dcloud_spawner.platform import utc_now
 from dcloud_spawner.storage.webhook import ask_for_events, token_of
 from dcloud_spawner.store import datasets, events, storage_credentials
 from dcloud_spawner.store.events import Actor, Event
+from tests.patience import patient
 from tests.storage.servers import StorageServer
 from tests.storage.stage import Held, StorageStage
 
@@ -99,7 +100,7 @@ def told(stage: StorageStage) -> Iterator[StorageStage]:
 
 def line_of(stage: StorageStage, target: str, action: str, seconds: float = 20) -> Event:
     """The first line of the action log about a target, when it has come."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while time.monotonic() < deadline:
         with stage.platform.database.reading() as connection:
             for line in events.read(connection, target=target):

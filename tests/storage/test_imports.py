@@ -40,6 +40,7 @@ from hub_services.datasets import outside as fetching
 from hub_services.datasets.jobs import Jobs
 from hub_services.datasets.leftovers import spool_folder
 from hub_services.datasets.outside import GivenUp, SourceAway, guarded_pool, opened
+from tests.patience import patient
 from tests.storage.outside import Outside, Page, outside
 from tests.storage.servers import StorageServer
 from tests.storage.world import ANN, BOB, Lab, lab
@@ -601,7 +602,7 @@ def test_a_cancelled_import_stops_and_leaves_nothing(world: Lab, web: Outside) -
     order = url_order(f"{web.url}/slow")
     job = imports.begin_import(world.platform, ANN, dataset.id, order)
     world.turn()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patient(20)
     while world.job(job.id).done_bytes < 2 << 20 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert world.now(dataset).stored_bytes == len(LARGE), "its room is kept"
@@ -657,7 +658,7 @@ def test_one_users_imports_do_not_keep_others_waiting(
     assert states == [JobState.RUNNING] * 2 + [JobState.QUEUED] * 2
     for dataset, job in slow:
         versions.cancel_job(shut.platform, ANN, dataset.id, job.id)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patient(10)
     while any(shut.jobs.busy(job.id) for _, job in slow) and time.monotonic() < deadline:
         time.sleep(0.05)
     asyncio.run(shut.jobs.leftovers())
@@ -673,7 +674,7 @@ def test_a_draft_that_is_discarded_under_an_import_leaves_nothing(world: Lab, we
     order = url_order(f"{web.url}/slow.zip", unpack=True)
     job = imports.begin_import(world.platform, ANN, dataset.id, order)
     world.turn()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patient(20)
     while world.job(job.id).done_files < 1 and time.monotonic() < deadline:
         time.sleep(0.01)
     versions.discard_draft(world.platform, ANN, dataset.id)

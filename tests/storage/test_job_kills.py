@@ -21,6 +21,7 @@ from dcloud_spawner.store import dataset_files, datasets, events
 from dcloud_spawner.store.dataset_jobs import OPEN, Job, JobState
 from hub_services.datasets.__main__ import only_one
 from tests.faults.workers import kill
+from tests.patience import patient
 from tests.storage import jobs_worker
 from tests.storage.outside import Page, outside
 from tests.storage.servers import StorageServer
@@ -47,8 +48,8 @@ def begin(processes: Any, world: Lab, folder: Path, pause_seconds: float = 0) ->
     return process
 
 
-def until(condition: Callable[[], object], seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + patient(seconds)
     while not condition():
         assert time.monotonic() < deadline, "too late"
         time.sleep(0.01)

@@ -14,6 +14,7 @@ from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store import dataset_jobs, datasets
 from dcloud_spawner.store.dataset_jobs import JobState
 from tests.no_limits import NO_LIMITS
+from tests.patience import patient
 from tests.storage.world import ANN, Lab, lab
 
 MIB = 1 << 20
@@ -48,7 +49,7 @@ def test_a_dataset_is_deleted_for_good_while_a_draft_of_it_still_is(world: Lab) 
     versions.discard_draft(world.platform, ANN, dataset.id)
     catalog.throw_away(world.platform, ANN, dataset.id)
     catalog.empty_bin(world.platform, ANN, dataset.id)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patient(30)
     while time.monotonic() < deadline:
         world.turn()
         with world.platform.database.reading() as connection:

@@ -29,6 +29,7 @@ from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store.dataset_mounts import MountState
 from dcloud_spawner.store.workloads import Workload
 from tests.mounting import MountHost, mount_host
+from tests.patience import patient
 from tests.storage.servers import StorageServer
 
 pytestmark = [
@@ -94,7 +95,7 @@ class Reader:
 
 
 def until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.05)

@@ -19,6 +19,7 @@ from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store import dataset_files, dataset_mounts, datasets
 from dcloud_spawner.store.dataset_mounts import MountState
 from tests.mounting import MountHost, mount_host
+from tests.patience import patient
 from tests.platforms import actions
 from tests.storage.servers import StorageServer
 
@@ -137,7 +138,7 @@ def test_a_stream_that_is_killed_comes_back_and_never_looks_empty(minio_host: Mo
         process.kill()
         process.wait(5)
     seen = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patient(20)
     while time.monotonic() < deadline:
         host.keeper.turn()
         try:
@@ -263,7 +264,7 @@ def test_a_large_file_goes_on_where_it_was_when_the_storage_comes_back(
         server = host.request("alice/streets")
         host.keeper.turn()
         parts = host.places.filling(f"{dataset.latest_version}").with_suffix(".filling.parts")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patient(10)
         while time.monotonic() < deadline and not (parts.exists() and any(parts.iterdir())):
             time.sleep(0.001)
         minio_server.stop(kill=True)

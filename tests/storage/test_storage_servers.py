@@ -24,6 +24,7 @@ from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.storage.store import MIN_PART_BYTES, ObjectStore
 from hub_services.cli.gate import gate_command, gate_environment
 from tests import services
+from tests.patience import patient
 from tests.services import Missing
 from tests.storage.servers import StorageServer, minio, rclone
 from tests.storage.urls import download_url
@@ -113,7 +114,7 @@ def test_files_outlive_a_kill_and_an_upload_goes_on_or_is_said_to_be_gone(
     assert left and [item.key for item in store.list("datasets/")] == [KEY]
     time.sleep(0.05)  # file systems count time in steps
     default.sweep(own_server.folder / "data", own_server.folder / "marker")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patient(10)
     while any(path.exists() for path in left):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -130,7 +131,7 @@ def test_a_server_that_falls_silent_is_away_in_time_and_back_at_once(
     began = time.monotonic()
     with pytest.raises(StorageAway):
         ObjectStore(own_server.access(), connect_seconds=0.5, read_seconds=0.5, again=1).read(KEY)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < patient(5)
     own_server.thaw()
     assert store.read(KEY) == b"kept"
 

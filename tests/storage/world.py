@@ -24,6 +24,7 @@ from dcloud_spawner.store.datasets import Dataset, Version
 from dcloud_spawner.store.events import Actor
 from hub_services.datasets.jobs import Jobs
 from tests.memory_engine import MemoryEngine
+from tests.patience import patient
 from tests.platforms import opened, settings_for
 
 ANN = Asker(Actor("ann", "10.0.0.7"))
@@ -86,9 +87,9 @@ class Lab:
 
         asyncio.run(one())
 
-    def wait(self, job: Job, seconds: float = 30) -> Job:
+    def wait(self, job: Job, seconds: float = 15) -> Job:
         """Let it be done; as it is then."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patient(seconds)
         while time.monotonic() < deadline:
             self.turn()
             found = self.job(job.id)

@@ -28,6 +28,7 @@ from hub_services.cli.deployment import (
 from hub_services.cli.files import create_private_once, write_private
 from hub_services.cli.ports import ports_of
 from hub_services.cli.secrets import NAMES, ensure_secrets, read_secret
+from tests.patience import patient
 
 
 @pytest.fixture
@@ -203,4 +204,4 @@ def test_a_process_that_only_inherited_our_environment_is_no_orphan(
 def test_ending_does_not_wait_for_a_zombie() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         orphans.end([psutil.Process(child.pid)], grace_seconds=20)  # nobody has looked at it yet
-        assert child.wait(timeout=1) == -15
+        assert child.wait(timeout=patient(1)) == -15

@@ -18,6 +18,7 @@ from dcloud_spawner.errors import InvalidChoice, NotAllowed, UserError
 from dcloud_spawner.form.fields import choice_from_form
 from dcloud_spawner.options import GIB, Choice, image_of, validate
 from dcloud_spawner.profiles import Profile, load_profiles
+from tests.patience import patient
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
@@ -375,14 +376,14 @@ def test_no_pattern_and_no_name_can_stop_the_hub(pattern: str, image: str) -> No
     with pytest.raises(InvalidChoice) as refused:
         validate({"image": image}, profiles, groups=set())
     assert refused.value.field == "image"
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < patient(2)
 
 
 def test_a_name_of_millions_of_characters_is_not_even_matched() -> None:
     begin = time.monotonic()
     with pytest.raises(InvalidChoice):
         validate({"image": "a" * 10_000_000}, with_pattern("[a-z]*[a-z]*:x"), groups=set())
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < patient(1)
 
 
 @pytest.mark.parametrize("pattern", ["lab/a|evil/b", "(?i:lab/A)", "lab/a$", "^lab/a", "lab/a\\Z"])

@@ -1,0 +1,23 @@
+"""How long tests wait for real programs.
+
+A wait guards against hanging and is no claim about speed: how fast something was is read from
+the action log, and benches compare with a peer (`make bench`). In CI several runs share two
+cores, and what takes a second alone may take ten there.
+"""
+
+from __future__ import annotations
+
+import os
+
+PATIENCE = 6 if os.environ.get("CI") else 2
+"""What the time that a quiet machine needs is multiplied by."""
+
+
+def patient(seconds: float) -> float:
+    """How long to wait, in seconds, for what a quiet machine does in ``seconds``."""
+    return seconds * PATIENCE
+
+
+def patient_ms(seconds: float) -> float:
+    """The same in milliseconds, as Playwright counts."""
+    return 1000 * patient(seconds)
