@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.browser import signing_in
 from tests.browser.staged import CHROMIUM_ARGUMENTS, StagedHub
 from tests.patience import patient_ms
 
@@ -65,10 +66,8 @@ def sign_in(browser: Browser, hub: StagedHub) -> Iterator[SignIn]:
         page = context.new_page()
         page.set_default_timeout(patient_ms(8))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{hub.url}/hub/login")
-        page.fill("input[name=username]", name)
-        page.fill("input[name=password]", hub.password)
-        page.press("input[name=password]", "Enter")
+        signing_in.sign_in(context, hub.url, name, hub.password)
+        page.goto(f"{hub.url}/hub/")
         page.wait_for_url("**/hub/*spawn*")
         return page
 

@@ -17,6 +17,7 @@ from dcloud_spawner.store import dataset_shares, events, workloads
 from dcloud_spawner.store.database import Database
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
+from tests.browser import signing_in
 from tests.browser.staged import QueueHub
 from tests.browser.story import A100
 from tests.dataset_rows import publish
@@ -63,10 +64,8 @@ def window(browser: Browser, queue_hub: QueueHub) -> Iterator[Window]:
         page = context.new_page()
         page.set_default_timeout(patient_ms(8))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{queue_hub.url}/hub/login")
-        page.fill("input[name=username]", name)
-        page.fill("input[name=password]", queue_hub.password)
-        page.press("input[name=password]", "Enter")
+        signing_in.sign_in(context, queue_hub.url, name, queue_hub.password)
+        page.goto(f"{queue_hub.url}/hub/")
         page.wait_for_url("**/hub/*spawn*")
         return page
 

@@ -16,6 +16,7 @@ from dcloud_spawner.platform import Platform
 from dcloud_spawner.store import workloads
 from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import NewWorkload
+from tests.browser.signing_in import sign_in
 from tests.browser.test_pages import findings
 from tests.conftest import fresh_database
 from tests.memory_engine import node
@@ -91,12 +92,8 @@ def page(request: pytest.FixtureRequest, browser: Browser, stage: WebStage) -> I
         "console",
         lambda said: errors.append(said.text) if "Content Security" in said.text else None,
     )
+    sign_in(context, stage.url, ADMINISTRATOR, stage.password)
     opened.goto(f"{stage.url}/services/dcloud/plan")
-    opened.fill("input[name=username]", ADMINISTRATOR)
-    opened.fill("input[name=password]", stage.password)
-    opened.press("input[name=password]", "Enter")
-    opened.wait_for_url("**/services/dcloud/plan")
-    errors.clear()  # the sign-in page is the hub's own
     yield opened
     context.close()
     assert not errors or "axe" in request.node.name  # which writes styles of its own

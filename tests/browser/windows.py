@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 from playwright.sync_api import Browser, Page
 
+from tests.browser.signing_in import sign_in
 from tests.patience import patient_ms
 from tests.web_stage import WebStage
 
@@ -46,10 +47,8 @@ def windows(
                 else None
             ),
         )
+        sign_in(context, stage.url, user, stage.password)
         page.goto(f"{stage.url}/services/dcloud/{path}")
-        page.fill("input[name=username]", user)
-        page.fill("input[name=password]", stage.password)
-        page.press("input[name=password]", "Enter")
         page.wait_for_url(f"**/services/dcloud/{path}")
         return page
 

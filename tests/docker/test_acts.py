@@ -10,7 +10,7 @@ from dcloud_spawner.store.events import Event
 from tests.docker.people import until
 from tests.live import Deployment
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices]
 
 
 def lines(deployment: Deployment) -> list[Event]:

@@ -153,6 +153,7 @@ def test_of_two_starts_at_once_against_a_budget_for_one_exactly_one_is_admitted(
 
 
 @pytest.mark.parametrize("how", ["cancelled", "never ready", "failed"])
+@pytest.mark.sqlite_suffices
 def test_what_was_set_aside_is_free_again(people: People, how: str) -> None:
     person = people()
     lab = project([person])
@@ -212,6 +213,7 @@ def acts_on(platform: Platform, account: str) -> list[str]:
     return [line.action for line in action_log(platform, account)]
 
 
+@pytest.mark.sqlite_suffices
 def test_credits_in_time_withdraw_the_end(people: People) -> None:
     person = people()
     lab, platform = project([person]), person.platform
@@ -228,6 +230,7 @@ def test_credits_in_time_withdraw_the_end(people: People) -> None:
     until(lambda: "budget.well" in acts_on(platform, lab.id), 10, "the end on the log")
 
 
+@pytest.mark.sqlite_suffices
 def test_a_soft_budget_goes_on_until_somebody_else_needs_the_gpus(people: People) -> None:
     poor, rich = people.many(2)
     lab = project([poor], Budget.SOFT)
@@ -247,6 +250,7 @@ def test_a_soft_budget_goes_on_until_somebody_else_needs_the_gpus(people: People
     assert "Its account has no credits left, and somebody else needs its place." in stop["text"]
 
 
+@pytest.mark.sqlite_suffices
 def test_a_warning_stands_on_every_page_of_those_whom_it_concerns(deployment: Deployment) -> None:
     platform = deployment.platform
     assert platform is not None
@@ -270,6 +274,7 @@ def event(visitor: Visitor, path: str) -> str:
         return next(lines)
 
 
+@pytest.mark.sqlite_suffices
 def test_nobody_else_is_told_what_threatens_a_server(people: People) -> None:
     person, other = people.many(2)
     address = f"{person.deployment.url}/hub/dcloud/notices"

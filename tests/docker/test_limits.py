@@ -31,6 +31,7 @@ def profiles_dir(quick_profiles: Path) -> Path:
     return quick_profiles
 
 
+@pytest.mark.sqlite_suffices
 def test_more_than_the_limit_is_refused_at_once_and_says_what_to_do(people: People) -> None:
     person = people()
     answer = person.post(quick(3))
@@ -40,6 +41,7 @@ def test_more_than_the_limit_is_refused_at_once_and_says_what_to_do(people: Peop
     assert person.workload() is None and person.past() == []
 
 
+@pytest.mark.sqlite_suffices
 def test_what_fits_beside_nothing_waits_blocked_and_starts_when_a_server_ends(
     people: People,
 ) -> None:
@@ -63,12 +65,14 @@ def test_what_fits_beside_nothing_waits_blocked_and_starts_when_a_server_ends(
     assert len(devices[0] | devices[1]) == 2
 
 
+@pytest.mark.sqlite_suffices
 def test_groups_of_the_hub_are_roles(people: People) -> None:
     person = people(groups=("premium",))
     person.run(quick(4))
     assert len(set(person.container().devices)) == 4
 
 
+@pytest.mark.sqlite_suffices
 def test_a_group_that_somebody_joins_counts_for_what_waits(
     people: People, deployment: Deployment
 ) -> None:
@@ -82,6 +86,7 @@ def test_a_group_that_somebody_joins_counts_for_what_waits(
     until(lambda: person.state("b") is State.RUNNING, 20)
 
 
+@pytest.mark.sqlite_suffices
 def test_limits_of_a_deleted_user_are_not_those_of_the_next_one_of_that_name(
     people: People, deployment: Deployment
 ) -> None:
@@ -108,6 +113,7 @@ def test_of_starts_at_the_same_moment_only_what_fits_the_limit_runs(people: Peop
     assert [found.blocked for found in waiting] == ["limit:gpus"]
 
 
+@pytest.mark.sqlite_suffices
 def test_starts_and_calls_that_are_too_many_are_told_when_to_try_again(
     people: People, deployment: Deployment
 ) -> None:

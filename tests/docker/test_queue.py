@@ -104,6 +104,7 @@ def test_a_third_waits_with_a_reason_and_starts_within_a_second_of_the_release(
     assert len(used[0]) == 2 and len(used[1]) == 1 and not used[0] & used[1]
 
 
+@pytest.mark.sqlite_suffices
 def test_first_come_is_first_served(people: People, holder: Person) -> None:
     waiting = people.many(5)
     for person in waiting:
@@ -116,6 +117,7 @@ def test_first_come_is_first_served(people: People, holder: Person) -> None:
     assert waiting[4].state() is State.QUEUED
 
 
+@pytest.mark.sqlite_suffices
 def test_a_small_request_does_not_overtake_a_big_one_for_good(people: People) -> None:
     holders = people.many(2)
     for person in holders:
@@ -134,6 +136,7 @@ def test_a_small_request_does_not_overtake_a_big_one_for_good(people: People) ->
     assert small.state() is State.QUEUED
 
 
+@pytest.mark.sqlite_suffices
 def test_leaving_the_queue_leaves_nothing(people: People, holder: Person) -> None:
     first, second, third = waiting = people.many(3)
     asked = [person.start(quick(1)) for person in waiting]
@@ -155,6 +158,7 @@ def test_leaving_the_queue_leaves_nothing(people: People, holder: Person) -> Non
     until(lambda: places(waiting) == [1, 3, 2], 5)
 
 
+@pytest.mark.sqlite_suffices
 def test_asking_twice_keeps_the_one_place(people: People, holder: Person) -> None:
     first, second = people.many(2)
     asked = first.start(quick(1))
@@ -177,6 +181,7 @@ def test_asking_many_times_at_once_makes_one_request(people: People, holder: Per
     assert [row.detail["user"] for row in submitted].count(person.name) == 1
 
 
+@pytest.mark.sqlite_suffices
 def test_removing_a_named_server_that_waits_leaves_the_queue(
     people: People, holder: Person
 ) -> None:
@@ -191,6 +196,7 @@ def test_removing_a_named_server_that_waits_leaves_the_queue(
     person.run(quick(0), "second")  # and may come again
 
 
+@pytest.mark.sqlite_suffices
 def test_who_waits_does_not_stand_in_the_way_of_others(people: People, holder: Person) -> None:
     waiting = people.many(12)
     with ThreadPoolExecutor(4) as threads:
@@ -205,6 +211,7 @@ def test_who_waits_does_not_stand_in_the_way_of_others(people: People, holder: P
 # ---------------------------------------------------------------------------- cancelling a start
 
 
+@pytest.mark.sqlite_suffices
 def test_a_start_can_be_cancelled_at_any_moment(people: People) -> None:
     seed = random.randrange(10**6)
     chance = random.Random(seed)
@@ -286,6 +293,7 @@ def test_a_killed_hub_keeps_the_queue_and_everyone_starts_in_turn(
         assert list(events.verify(connection)) == []
 
 
+@pytest.mark.sqlite_suffices
 def test_a_killed_controller_stops_nobody(people: People, holder: Person) -> None:
     deployment = people.deployment
     waiting = people()
@@ -308,6 +316,7 @@ def test_a_killed_controller_stops_nobody(people: People, holder: Person) -> Non
 # ---------------------------------------------------------------------------- ends
 
 
+@pytest.mark.sqlite_suffices
 def test_a_server_stops_at_its_time_limit_and_the_next_one_starts(
     people: People, holder: Person
 ) -> None:
@@ -327,6 +336,7 @@ def test_a_server_stops_at_its_time_limit_and_the_next_one_starts(
 
 
 @pytest.mark.parametrize("death", ["kill 1", "kill -9 -1"])
+@pytest.mark.sqlite_suffices
 def test_a_server_that_dies_is_noticed_and_the_next_one_starts(
     people: People, holder: Person, death: str
 ) -> None:
@@ -343,6 +353,7 @@ def test_a_server_that_dies_is_noticed_and_the_next_one_starts(
     waiting.wait_running()
 
 
+@pytest.mark.sqlite_suffices
 def test_a_container_removed_behind_our_back_is_noticed(people: People) -> None:
     person = people()
     workload = person.run(quick(1))
@@ -355,6 +366,7 @@ def test_a_container_removed_behind_our_back_is_noticed(people: People) -> None:
 # ---------------------------------------------------------------------------- several servers
 
 
+@pytest.mark.sqlite_suffices
 def test_one_user_has_several_servers(people: People) -> None:
     person = people()
     with ThreadPoolExecutor(2) as threads:
@@ -373,6 +385,7 @@ def test_one_user_has_several_servers(people: People) -> None:
 # ---------------------------------------------------------------------------- limits of a launch
 
 
+@pytest.mark.sqlite_suffices
 def test_launches_are_limited_in_number_and_time_and_waiting_is_not(
     profiles_dir: Path,
     simulation: Simulation,

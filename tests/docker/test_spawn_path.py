@@ -29,7 +29,7 @@ from tests.docker.people import SMALL, People, Person, action_log, quick, signed
 from tests.hub.sign_in import Visitor
 from tests.live import Deployment
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices]
 
 UNUSED_SECONDS = 18.0
 NOTICE_SECONDS = 8

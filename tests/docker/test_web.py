@@ -13,7 +13,7 @@ from tests.docker.people import People, Person, action_log, quick, until
 from tests.hub.sign_in import Visitor
 from tests.live import Deployment
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices]
 
 REASON = {"reason": "for the class"}
 

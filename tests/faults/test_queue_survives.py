@@ -32,7 +32,7 @@ from tests.docker.conftest import (  # noqa: F401 (fixtures)
 from tests.docker.people import People, Person, action_log, held, quick, until
 from tests.patience import patient
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.sqlite_suffices, pytest.mark.timeout(600)]
 
 ADMIN = Actor("admin")
 WAITING = 20

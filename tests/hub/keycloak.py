@@ -97,6 +97,9 @@ class Keycloak:
                 env={
                     **os.environ,
                     "JAVA_OPTS_KC_HEAP": "-Xms64m -Xmx512m",
+                    # A server for a minute: the second compiler and a collector that works beside
+                    # it would take longer than they save.
+                    "JAVA_OPTS_APPEND": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
                     "KC_BOOTSTRAP_ADMIN_USERNAME": "root",
                     "KC_BOOTSTRAP_ADMIN_PASSWORD": self._admin_password,
                 },
