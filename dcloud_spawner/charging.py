@@ -19,9 +19,9 @@ from sqlalchemy import Connection
 
 from dcloud_spawner.engines.base import Health
 from dcloud_spawner.ledger.cost import Piece, Quantity, Span, by_hour, cost, pieces, quantity
-from dcloud_spawner.ledger.rates import RateBook
+from dcloud_spawner.ledger.rates import MICRO, RateBook
 from dcloud_spawner.store import entries, leases, meters, nodes, rates, workloads
-from dcloud_spawner.store.entries import Kind, NewEntry
+from dcloud_spawner.store.entries import Entry, Kind, NewEntry
 from dcloud_spawner.store.meters import HourlyUse, Meter
 from dcloud_spawner.store.workloads import Workload
 
@@ -30,6 +30,7 @@ ACTOR = "meter"
 NEVER_READY = "It never became ready, so it costs nothing."
 VANISHED = "Its container was gone without a word; after {at:%Y-%m-%d %H:%M:%S} UTC it is free."
 ENDED_BEFORE = "It had ended before what was charged."
+REFUNDED_BEFORE = "Of what was charged after its end {credits:.6f} credits were refunded already."
 
 
 def begin(connection: Connection, workload: Workload, now: datetime) -> None:
@@ -215,13 +216,15 @@ def _give_back(
     book, spans = rates.read_book(connection), meters.spans_of(connection, workload.id)
     amount = _cost(workload, spans, book, meter.began_at, until, meter.watermark_at)
     held = quantity(spans, meter.began_at, until, meter.watermark_at)
+    refunded = _refunded_after(connection, workload, meter, until)
+    reason = REFUNDED_BEFORE.format(credits=refunded / MICRO) if refunded else ""
     entry = NewEntry(
         meter.account,
         Kind.ADJUSTMENT,
-        amount,
+        amount - refunded,
         f"back:{meter.workload}",
         ACTOR,
-        ENDED_BEFORE,
+        f"{ENDED_BEFORE} {reason}".rstrip(),
         workload=meter.workload,
         from_at=until,
         until_at=meter.watermark_at,
@@ -235,6 +238,52 @@ def _give_back(
             [replace(row, quantity=-row.quantity, microcredits=-row.microcredits) for row in used],
         )
     _advance(connection, meter, -amount, -held, until)
+
+
+def _refunded_after(
+    connection: Connection, workload: Workload, meter: Meter, until: datetime
+) -> int:
+    """What was refunded of charges for the time after ``until``. What was refunded of a charge
+    counts first for that part of it: credits are never given back in two ways."""
+    sums: Counter[int] = Counter()
+    for refund in entries.refunds_of(connection, workload.id):
+        assert refund.refund_of is not None
+        sums[refund.refund_of] += refund.microcredits
+    total = 0
+    for identifier, refunded in sums.items():
+        charge = entries.find(connection, identifier)
+        if charge is not None:
+            total += min(refunded, _part_after(connection, workload, meter, charge, until))
+    return total
+
+
+def _part_after(
+    connection: Connection, workload: Workload, meter: Meter, charge: Entry, until: datetime
+) -> int:
+    """Of a charge, what is for the time after ``until``."""
+    if charge.from_at is None or charge.until_at is None or charge.until_at <= until:
+        return 0
+    assert meter.began_at is not None
+    book, spans = rates.read_book(connection), meters.spans_of(connection, workload.id)
+    begins = max(charge.from_at, until)
+    return _cost(workload, spans, book, meter.began_at, begins, charge.until_at)
+
+
+def given_back(connection: Connection, charge: Entry) -> int:
+    """Of a charge, what its session got back because it had ended before."""
+    if charge.workload is None:
+        return 0
+    back = entries.find_by_key(connection, f"back:{charge.workload}")
+    meter = meters.find(connection, charge.workload)
+    if back is None or back.from_at is None or meter is None:
+        return 0
+    workload = workloads.get(connection, charge.workload)
+    refunded = sum(
+        refund.microcredits
+        for refund in entries.refunds_of(connection, charge.workload)
+        if refund.refund_of == charge.id and refund.id < back.id
+    )
+    return max(0, _part_after(connection, workload, meter, charge, back.from_at) - refunded)
 
 
 def _advance(

@@ -68,7 +68,8 @@ def _differences(session: Session, book: RateBook, hours: Hours) -> Iterator[str
         return
     yield from _held(session)
     yield from _times(session, mine)
-    yield from _Walk(session, book, hours).entries(mine)
+    walk = _Walk(session, book, hours)
+    yield from walk.entries(mine)
     began, mark = meter.began_at, meter.watermark_at
     due = cost(session.spans, workload.tier, book, began, mark)
     if meter.charged_microcredits != due:
@@ -77,7 +78,7 @@ def _differences(session: Session, book: RateBook, hours: Hours) -> Iterator[str
             f"until {_moment(mark)} {_credits(due)} are due"
         )
     written = -sum(entry.microcredits for entry in mine)
-    if written != due:
+    if written != due + walk.refunded_after:
         yield f"its entries add up to {_credits(written)}, {_credits(due)} are due"
     counted = Quantity(
         meter.gpu_microseconds,
@@ -147,6 +148,8 @@ class _Walk:
         self._at = self._began
         self._exact = [Fraction(0)] * 3
         """Cost, core and GiB microseconds until there, not rounded."""
+        self.refunded_after = 0
+        """Of what was charged after its end, what was refunded before that was known."""
 
     def entries(self, mine: list[Entry]) -> Iterator[str]:
         """What is wrong with them."""
@@ -228,14 +231,36 @@ class _Walk:
         due = cost(session.spans, session.workload.tier, self._book, self._began, at)
         return due, held.cpu_microseconds, held.memory_gib_microseconds
 
+    def _refunded(self, back: Entry) -> Iterator[str]:
+        """Charges that were refunded: nothing of them is given back in two ways."""
+        refunds = [entry for entry in self._session.entries if entry.refund_of is not None]
+        for charge in self._session.entries:
+            mine = [entry for entry in refunds if entry.refund_of == charge.id]
+            if not mine or charge.from_at is None or charge.until_at is None:
+                continue
+            part = 0
+            if back.from_at is not None and back.from_at < charge.until_at:
+                begins = max(back.from_at, charge.from_at)
+                part = self._until(charge.until_at)[0] - self._until(begins)[0]
+            before = sum(entry.microcredits for entry in mine if entry.id < back.id)
+            self.refunded_after += min(before, part)
+            given = sum(entry.microcredits for entry in mine) + max(0, part - before)
+            if given > -charge.microcredits:
+                yield (
+                    f"of entry {charge.id} {_credits(given)} were given back, "
+                    f"it was {_credits(-charge.microcredits)}"
+                )
+
     def _given_back(self, entry: Entry) -> Iterator[str]:
         if entry.from_at is None or entry.until_at != self._at or entry.from_at >= self._at:
             yield f"entry {entry.id} gives back another time than was charged"
             return
+        yield from self._refunded(entry)
         amount, cpu, memory = (
             now - was
             for now, was in zip(self._until(self._at), self._until(entry.from_at), strict=True)
         )
+        amount -= self.refunded_after
         if entry.microcredits != amount:
             given = _credits(entry.microcredits)
             yield f"entry {entry.id} gives back {given}, {_credits(amount)} are not due"

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from dcloud_spawner import charging
 from dcloud_spawner.budget_funds import available
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
 from dcloud_spawner.granting import (
@@ -110,8 +111,8 @@ def refund(
     microcredits: int | None = None,
     key: str | None = None,
 ) -> Entry:
-    """Give back a charge, or a part of it. Never more than was charged, all refunds together, and
-    never more than its session has cost in the end."""
+    """Give back a charge, or a part of it. Never more than was charged, together with all that
+    was given back of it before in whatever way."""
     reason, now = checked_text(reason, "reason", LONGEST_REASON), utc_now()
     name = f"refund:{key or uuid.uuid4().hex}"
     with platform.database.transaction() as connection:
@@ -125,8 +126,7 @@ def refund(
             _refuse_other_use(done, charged.account, microcredits, None)
             return done
         left = -charged.microcredits - entries.refunded_microcredits(connection, entry)
-        if charged.workload is not None:  # what was set right already is not given back again
-            left = min(left, -entries.sum_of_workload(connection, charged.workload))
+        left -= charging.given_back(connection, charged)
         amount = left if microcredits is None else microcredits
         if microcredits is not None:
             check_amount(microcredits)

@@ -46,6 +46,14 @@ class Session:
     """Up to here it is charged."""
     at_most: datetime = NEVER
     over: bool = False
+    refunds: dict[tuple[datetime, datetime], int] = field(default_factory=dict)
+    """What was refunded of charges, by the time that each was for."""
+    ended: datetime | None = None
+    """When it ended, where more had been charged."""
+    before: dict[tuple[datetime, datetime], int] = field(default_factory=dict)
+    """What was refunded when it ended."""
+    not_given: int = 0
+    """Of what was charged after its end, what had been refunded by then."""
 
     def changes(self, at: datetime, held: Held) -> None:
         """It holds something else from now on, but never in what is charged already."""
@@ -143,7 +151,6 @@ class Opinion:
         self.grants: dict[str, Grant] = {}
         self.rates: list[tuple[datetime, str, str, str, int]] = []
         """Valid from, resource, model, tier, micro-credits an hour; in the order of making."""
-        self.refunded: dict[int, int] = {}
         self.charged_until = datetime.min.replace(tzinfo=UTC)
 
     # -- rates -----------------------------------------------------------------------------------
@@ -217,13 +224,29 @@ class Opinion:
         until = max(until, session.began)
         self.charge(session, until)
         back = self.due(session, session.mark) - self.due(session, until)
-        session.over, session.mark = True, until
+        session.over, session.mark, session.ended = True, until, until
+        session.before = dict(session.refunds)
+        for times, amount in session.before.items():
+            session.not_given += min(amount, self.after_end(session, times))
+        back -= session.not_given
         if back:
             self.purses[session.account].put([(back, NEVER)])
 
-    def refund(self, entry: int, charged: int, amount: int) -> None:
-        self.refunded[entry] = self.refunded.get(entry, 0) + amount
-        assert 0 < self.refunded[entry] <= charged
+    def after_end(self, session: Session, times: tuple[datetime, datetime]) -> int:
+        """Of what was charged for a time, what is for the time after the end."""
+        begins, ends = times
+        if session.ended is None or ends <= session.ended:
+            return 0
+        return self.due(session, ends) - self.due(session, max(begins, session.ended))
+
+    def refund(
+        self, session: Session, times: tuple[datetime, datetime], charged: int, amount: int
+    ) -> None:
+        """No credit of a charge comes back twice, whichever way it came first."""
+        refunded = session.refunds[times] = session.refunds.get(times, 0) + amount
+        given = max(0, self.after_end(session, times) - session.before.get(times, 0))
+        assert amount > 0
+        assert refunded + given <= charged
 
     # -- credits ---------------------------------------------------------------------------------
 

@@ -270,7 +270,7 @@ class World:
             for (_, until), (begins, _) in itertools.pairwise(times):
                 assert until == begins  # without a gap, and no second twice
             due = self.opinion.due(session, session.mark)
-            assert -sum(row.microcredits for row in mine) == due
+            assert -sum(row.microcredits for row in mine) == due + session.not_given
             held = self.opinion.gpu_microseconds(session)
             assert sum(row.gpu_microseconds for row in mine) == held
             charged, gpu = charged + due, gpu + held

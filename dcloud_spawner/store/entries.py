@@ -318,12 +318,10 @@ def refunded_microcredits(connection: Connection, entry: int) -> int:
     return int(total or 0)
 
 
-def sum_of_workload(connection: Connection, workload: str) -> int:
-    """All that a session was charged (below 0) and got back."""
-    total = connection.execute(
-        select(func.sum(entries.c.microcredits)).where(entries.c.workload == workload)
-    ).scalar()
-    return int(total or 0)
+def refunds_of(connection: Connection, workload: str) -> list[Entry]:
+    """What was refunded of a session's charges, in the order of writing."""
+    found = of_workload(connection, workload)
+    return [entry for entry in found if entry.refund_of is not None]
 
 
 def _entry(row: Any) -> Entry:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dcloud_spawner import accounting, asking, deleted_users, granting, lifecycle, transfers
+from dcloud_spawner import (
+    accounting,
+    asking,
+    charging,
+    deleted_users,
+    granting,
+    lifecycle,
+    transfers,
+)
 from dcloud_spawner.errors import Conflict, EngineUnreachable, NotAllowed
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.ledger_verify import verify
@@ -268,6 +276,39 @@ def test_a_charge_that_was_set_right_is_not_refunded_again(platform: Platform) -
     with pytest.raises(Conflict):
         transfers.refund(platform, charge.id, ADMIN, reason="all", microcredits=3 * MICRO // 2)
     transfers.refund(platform, charge.id, ADMIN, reason="what is left")
+    with platform.database.reading() as connection:
+        assert accounts.get(connection, lab.id).balance_microcredits == 10 * MICRO
+        assert list(verify(connection)) == []
+
+
+@pytest.mark.parametrize("refunded", [1, 0.75, 0.25, 0])
+def test_what_was_refunded_is_not_given_back_again_when_the_session_proves_to_be_over(
+    platform: Platform, refunded: float
+) -> None:
+    """Two hours are charged, of the second one something is refunded; it had ended before."""
+    lab = project(platform, Budget.NONE, 10)
+    workload = ran(platform, "ann", 1, 2 * HOUR, account="lab", hours=10)
+    assert workload.engine_started_at is not None
+    ended = workload.engine_started_at + HOUR
+    with platform.database.transaction() as connection:
+        for until in (ended, ended + HOUR):
+            charging.settle(connection, workload.id, until, utc_now())
+        first, second = entries.of_workload(connection, workload.id)
+    if refunded:
+        amount = round(refunded * MICRO)
+        transfers.refund(platform, second.id, ADMIN, reason="it hung", microcredits=amount)
+    engine = platform.engine
+    assert isinstance(engine, MemoryEngine)
+    facts = replace(engine.containers[workload.id], finished_at=ended)
+    lifecycle.begin_stop(platform, workload.id, "stopped", ADMIN)
+    lifecycle.note_end(platform, workload.id, facts)
+    lifecycle.finish_stop(platform, workload.id)
+    with pytest.raises(Conflict):  # all of it was given back, in one way or the other
+        transfers.refund(platform, second.id, ADMIN, reason="again", microcredits=1)
+    with platform.database.reading() as connection:
+        assert accounts.get(connection, lab.id).balance_microcredits == 9 * MICRO
+        assert list(verify(connection)) == []
+    transfers.refund(platform, first.id, ADMIN, reason="the first hour, too")
     with platform.database.reading() as connection:
         assert accounts.get(connection, lab.id).balance_microcredits == 10 * MICRO
         assert list(verify(connection)) == []

@@ -34,7 +34,7 @@ from dcloud_spawner.engines.base import Health
 from dcloud_spawner.errors import Conflict, EngineUnreachable, InvalidChoice
 from dcloud_spawner.ledger.rates import Resource
 from dcloud_spawner.store import accounts, entries
-from dcloud_spawner.store.entries import Kind
+from dcloud_spawner.store.entries import Entry, Kind
 from dcloud_spawner.store.grants import Every
 from dcloud_spawner.store.schema import State
 from hub_services.controller.meter import settle_running
@@ -382,13 +382,44 @@ class LedgerMachine(RuleBasedStateMachine):
         if not charges:
             return
         charge = self.one(other, charges)
+        self.refund(charge, part)
+
+    def refund(self, charge: Entry, part: int | None) -> None:
         with suppress(Conflict):  # it was free, or all of it is given back
             made = transfers.refund(
                 self.world.platform, charge.id, BOSS, reason="for a test", microcredits=part
             )
             assert part is None or made.microcredits == part
-            self.world.opinion.refund(charge.id, -charge.microcredits, made.microcredits)
-            self.world.opinion.purses[account].put_for_ever(made.microcredits)
+            assert charge.workload and charge.from_at and charge.until_at
+            self.world.opinion.refund(
+                self.world.opinion.sessions[charge.workload],
+                (charge.from_at, charge.until_at),
+                -charge.microcredits,
+                made.microcredits,
+            )
+            self.world.opinion.purses[charge.account].put_for_ever(made.microcredits)
+
+    @precondition(lambda self: bool(self.servers()))
+    @operation(
+        2,
+        number=which,
+        part=st.sampled_from((None, 1, 100_000)),
+        back=st.sampled_from((1, 30, 59, 4000)),
+    )
+    def what_was_just_refunded_proves_to_be_over(
+        self, number: int, part: int | None, back: int
+    ) -> None:
+        identifier = self.a_server(number)
+        self.world.clock.goes(60)
+        settle_running(self.world.platform)
+        self.charge_all()
+        with self.world.platform.database.reading() as connection:
+            found = entries.of_workload(connection, identifier)
+        charges = [entry for entry in found if entry.kind is Kind.CHARGE]
+        if charges:
+            self.refund(charges[-1], part)
+        self.world.clock.goes(-back)
+        self.world.stop(identifier)
 
     @operation(number=which, amount=amounts, up=st.booleans())
     def a_balance_is_set_right(self, number: int, amount: int, up: bool) -> None:

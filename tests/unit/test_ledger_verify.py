@@ -122,6 +122,10 @@ TAMPERED = {
         "WHERE key LIKE 'back:%%'",
         "on another account",
     ),
+    "what was given back": (
+        "UPDATE entries SET microcredits = microcredits + 1 WHERE key LIKE 'back:%%'",
+        "are not due",
+    ),
     "the time of a charge": (
         f"UPDATE entries SET from_at = '2026-01-30 22:59:00.000000' WHERE id = {SOME_CHARGE}",
         "charges again",
