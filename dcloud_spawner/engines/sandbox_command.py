@@ -89,7 +89,7 @@ def look_at_host(state: Path, secret_files: Iterable[Path]) -> HostView:
             system.append((str(path), os.readlink(path)))
         elif path.is_dir():
             system.append((str(path), ""))
-    pythons = _python_folders()
+    pythons = python_folders()
     visible = [Path(path) for path, _ in system] + [Path(path) for _, path in pythons]
     resolver = Path("/etc/resolv.conf").resolve()
     return HostView(
@@ -214,7 +214,7 @@ def _home(mounts: Sequence[Mount]) -> str:
     return next((mount.target for mount in mounts if not mount.read_only), "/tmp")
 
 
-def _python_folders() -> list[tuple[str, str]]:
+def python_folders() -> list[tuple[str, str]]:
     """The environment we run in, and every link its interpreter is reached through."""
     wanted = [Path(sys.prefix), Path(sys.base_prefix)]
     wanted += [path.resolve() for path in wanted]

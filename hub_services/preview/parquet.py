@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
+from hub_services.preview.confined import ROOT, confined, environment
 from hub_services.preview.model import Column, Read, Table
 from hub_services.preview.parquet_worker import LENGTH
 
@@ -19,7 +18,6 @@ MOST_BYTES = 48 * 2**20
 LONGEST_LINE_BYTES = 8 * 2**20
 _AT_ONCE = threading.BoundedSemaphore(2)
 """Each may take much memory."""
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Unreadable(Exception):
@@ -39,15 +37,9 @@ def parquet_head(read: Read, size_bytes: int) -> Table:
 
 def _read(read: Read, size_bytes: int) -> Table:
     process = subprocess.Popen(
-        [sys.executable, "-m", "hub_services.preview.parquet_worker", str(size_bytes)],
-        cwd=_ROOT,
-        env={
-            "PATH": os.environ.get("PATH", ""),
-            "PYTHONPATH": str(_ROOT),
-            # The default one reserves more address space than the limit leaves.
-            "ARROW_DEFAULT_MEMORY_POOL": "system",
-            "OMP_NUM_THREADS": "1",
-        },
+        [*confined(), sys.executable, "-m", "hub_services.preview.parquet_worker", str(size_bytes)],
+        cwd=ROOT,
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

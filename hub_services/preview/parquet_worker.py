@@ -1,8 +1,9 @@
 """The first rows of a Parquet file, read in a process of its own: a file of somebody's is parsed
 by much native code, which may crash, or want more memory and time than there is.
 
-It holds no key and opens nothing; where it is started by root, it is nobody's and without a network
-before it looks at the first byte. It asks the process that started it for parts of the file
+It holds no key and opens nothing; where bubblewrap works it sees no file but its own code
+(``confined``), and where it is started by root, it is nobody's and without a network before it
+looks at the first byte. It asks the process that started it for parts of the file
 (``{"read": [offset, length]}``, a line each, on standard output), gets them by standard input
 (eight bytes with their number, then they), and ends with ``{"table": …}`` or ``{"problem": …}``.
 """

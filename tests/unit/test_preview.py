@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hub_services.preview import parquet
+from hub_services.preview.confined import ROOT, confined, environment
 from hub_services.preview.markdown import first_words, rendered
 from hub_services.preview.model import MOST_COLUMNS, MOST_ROWS, Kind, Preview
 from hub_services.preview.preview import preview
@@ -264,6 +265,43 @@ def test_who_reads_parquet_files_reads_nothing_else(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not confined(), reason="bubblewrap does not work here")
+def test_who_reads_parquet_files_sees_no_file_of_anybody(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open.txt"
+    open_to_all.write_text("somebody's")
+    open_to_all.chmod(0o644)
+    hidden = [str(open_to_all), "/etc/passwd", "/proc/1/environ", str(ROOT / "pyproject.toml")]
+    program = (
+        "import os, socket\n"
+        "from hub_services.preview import parquet_worker\n"
+        "parquet_worker._give_up_rights()\n"
+        f"for path in {hidden!r}:\n"
+        "    try: open(path); raise SystemExit('reads ' + path)\n"
+        "    except OSError: pass\n"
+        "for path in ('/new', '/tmp/new', os.path.dirname(parquet_worker.__file__) + '/new'):\n"
+        "    try: open(path, 'w'); raise SystemExit('writes ' + path)\n"
+        "    except OSError: pass\n"
+        "assert not {'home', 'var', 'run', 'tmp', 'proc', 'sys', 'boot'} & {*os.listdir('/')}\n"
+        "try: socket.create_connection(('127.0.0.1', 80), 1); raise SystemExit('has a network')\n"
+        "except OSError as error: assert 'refused' not in str(error), error\n"
+    )
+    done = subprocess.run(
+        [*confined(), sys.executable, "-c", program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_parquet_files_are_shown_where_bubblewrap_does_not_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parquet, "confined", tuple)
+    found = look("t.parquet", as_parquet(pa.table({"a": [1, 2]}))).table
+    assert found is not None and found.rows == (("1",), ("2",))
 
 
 def test_times_with_a_zone_are_shown() -> None:
