@@ -1,11 +1,14 @@
-"""Amounts of data in words."""
+"""Amounts of data in words, the same everywhere: pages, refusals, command line."""
 
 from __future__ import annotations
 
 
-def size_words(count: int) -> str:
-    """Bytes in the largest binary unit that fits: ``1.5 GiB``."""
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} byte{'' if count == 1 else 's'}"
+def size_words(size_bytes: float) -> str:
+    """An amount in decimal units: ``8.4 GB``. ``form/static/words.js`` says it alike."""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        shown = float(f"{value:.3g}")
+        if shown < 1000:
+            return f"{shown:g} {unit}"
+        value /= 1000
+    return f"{value:.4g} TB"

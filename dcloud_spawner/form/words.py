@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 
+from dcloud_spawner.datasets.sizes import size_words as size_words
 from dcloud_spawner.live.availability import model_words
 
 MICROCREDITS = 1_000_000
@@ -23,17 +24,6 @@ def length_words(seconds: float) -> str:
         return f"{minutes} min"
     hours, rest = divmod(minutes, 60)
     return f"{hours} h {rest} min" if rest else f"{hours} h"
-
-
-def size_words(size_bytes: float) -> str:
-    """A size on disk in decimal units: ``8.4 GB``."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        shown = float(f"{value:.3g}")
-        if shown < 1000:
-            return f"{shown:g} {unit}"
-        value /= 1000
-    return f"{value:.4g} TB"
 
 
 def count_words(number: float, noun: str) -> str:

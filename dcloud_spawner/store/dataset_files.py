@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select, update
 
 from dcloud_spawner.datasets.paths import folder_of, folders_of
 from dcloud_spawner.store import datasets as rows
@@ -209,71 +209,60 @@ def folders_in(
     connection: Connection, version: str, folder: str, *, after: str = "", limit: int = 200
 ) -> Sequence[Folder]:
     """Folders directly in a folder, in order, that come after a path."""
-    query = (
-        select(dataset_folders)
-        .where(
-            dataset_folders.c.version == version,
-            dataset_folders.c.parent == folder,
-            dataset_folders.c.path > after,
-        )
-        .order_by(dataset_folders.c.path)
-        .limit(limit)
-    )
-    return [Folder(**row._mapping) for row in connection.execute(query)]
+    directly = dataset_folders.c.parent == folder
+    return [
+        Folder(**row)
+        for row in _in_order(connection, dataset_folders, version, after, limit, directly)
+    ]
 
 
 def files_in(
     connection: Connection, version: str, folder: str, *, after: str = "", limit: int = 200
 ) -> Sequence[File]:
     """Files directly in a folder, in order, that come after a path."""
-    query = (
-        select(dataset_files)
-        .where(
-            dataset_files.c.version == version,
-            dataset_files.c.folder == folder,
-            dataset_files.c.path > after,
-        )
-        .order_by(dataset_files.c.path)
-        .limit(limit)
-    )
-    return [File(**row._mapping) for row in connection.execute(query)]
+    return _files(connection, version, after, limit, dataset_files.c.folder == folder)
 
 
 def search(
     connection: Connection, version: str, word: str, *, after: str = "", limit: int = 200
 ) -> Sequence[File]:
     """Files with a word in their path, in order; large and small letters are the same."""
-    escaped = re.sub(r"([\\%_])", r"\\\1", word)
-    query = (
-        select(dataset_files)
-        .where(
-            dataset_files.c.version == version,
-            dataset_files.c.path.ilike(f"%{escaped}%", escape="\\")
-            if connection.dialect.name != "sqlite"
-            # Which does not tell large from small letters of ASCII by itself.
-            else dataset_files.c.path.like(f"%{escaped}%", escape="\\"),
-            dataset_files.c.path > after,
-        )
-        .order_by(dataset_files.c.path)
-        .limit(limit)
-    )
-    return [File(**row._mapping) for row in connection.execute(query)]
+    pattern = "%" + re.sub(r"([\\%_])", r"\\\1", word) + "%"
+    path = dataset_files.c.path
+    # SQLite does not tell large from small letters of ASCII by itself.
+    found = path.like if connection.dialect.name == "sqlite" else path.ilike
+    return _files(connection, version, after, limit, found(pattern, escape="\\"))
 
 
 def below(
     connection: Connection, version: str, folder: str = "", *, after: str = "", limit: int = 1000
 ) -> Sequence[File]:
     """Files in a folder and all folders below it, in order of their paths."""
-    query = select(dataset_files).where(
-        dataset_files.c.version == version, dataset_files.c.path > after
-    )
-    if folder:
-        # "0" is the character after "/": a range, so that the primary key answers.
-        query = query.where(
-            dataset_files.c.path > f"{folder}/", dataset_files.c.path < f"{folder}0"
-        )
-    query = query.order_by(dataset_files.c.path).limit(limit)
-    return [File(**row._mapping) for row in connection.execute(query)]
+    path = dataset_files.c.path
+    # "0" is the character after "/": a range, so that the primary key answers.
+    inside = (path > f"{folder}/", path < f"{folder}0") if folder else ()
+    return _files(connection, version, after, limit, *inside)
+
+
+def _files(
+    connection: Connection, version: str, after: str, limit: int, *which: ColumnElement[bool]
+) -> Sequence[File]:
+    found = _in_order(connection, dataset_files, version, after, limit, *which)
+    return [File(**row) for row in found]
+
+
+def _in_order(
+    connection: Connection,
+    table: Table,
+    version: str,
+    after: str,
+    limit: int,
+    *which: ColumnElement[bool],
+) -> Iterator[dict[str, Any]]:
+    """A part of a version's files or folders, by their paths."""
+    query = select(table).where(table.c.version == version, table.c.path > after, *which)
+    for row in connection.execute(query.order_by(table.c.path).limit(limit)):
+        yield dict(row._mapping)
 
 
 def walk(connection: Connection, version: str, folder: str = "") -> Iterator[File]:
@@ -296,13 +285,7 @@ def set_sums(connection: Connection, version: str, sums: Sequence[tuple[str, str
 
 def unchecked(connection: Connection, version: str, limit: int = 500) -> Sequence[File]:
     """Files that were not read back yet."""
-    query = (
-        select(dataset_files)
-        .where(dataset_files.c.version == version, dataset_files.c.sha256.is_(None))
-        .order_by(dataset_files.c.path)
-        .limit(limit)
-    )
-    return [File(**row._mapping) for row in connection.execute(query)]
+    return _files(connection, version, "", limit, dataset_files.c.sha256.is_(None))
 
 
 def sizes_of(connection: Connection, version: str, paths: Sequence[str]) -> dict[str, int]:

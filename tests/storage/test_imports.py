@@ -252,7 +252,7 @@ def test_a_zip_that_would_fill_the_store_is_refused_by_what_it_says(
     web.pages["/bomb.zip"] = Page(zipped({f"{n}": bytes(8 << 20) for n in range(3)}))
     job = fetch(shut, dataset, f"{web.url}/bomb.zip", unpack=True)
     assert job.state is JobState.FAILED
-    assert "24.0 MiB" in job.message
+    assert "25.2 MB" in job.message
     assert list(shut.store.list(dataset_prefix(dataset.id))) == []
 
 

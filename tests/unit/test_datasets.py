@@ -410,7 +410,7 @@ def test_homes_and_datasets_share_one_limit(platform: Platform) -> None:
         with pytest.raises(Conflict) as refused:
             quota.check(connection, platform.settings, found, 10 * gib + 1)
     assert refused.value.code == "storage_full"
-    assert "may store 100.0 GiB and has 90.0 GiB (30.0 GiB in datasets, 60.0 GiB at home)" in (
+    assert "may store 107 GB and has 96.6 GB (32.2 GB in datasets, 64.4 GB at home)" in (
         refused.value.message
     )
 
