@@ -10,11 +10,21 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from dcloud_spawner import limits, user_homes
+from dcloud_spawner import lifecycle, limits, user_homes
 from dcloud_spawner.platform import Platform, utc_now
-from dcloud_spawner.store import accounts, asks, dataset_shares, datasets, events, grants
+from dcloud_spawner.store import (
+    accounts,
+    asks,
+    dataset_shares,
+    datasets,
+    events,
+    former_people,
+    grants,
+    workloads,
+)
 from dcloud_spawner.store.asks import AskState
 from dcloud_spawner.store.events import Actor
+from dcloud_spawner.store.schema import State
 
 LONGEST_NAME = 200
 """Characters of a name beside which there is room to say that it is a former one."""
@@ -25,12 +35,21 @@ def let_go(platform: Platform, user: str, actor: Actor) -> None:
     was given to them, set for them or asked for by them is the next one's of that name. Blocks."""
     with platform.database.transaction() as connection:
         now = utc_now()
+        former = _former_name(connection, user)
         user_homes.orphan_home(connection, user, actor)
         limits.forget(connection, user, actor=actor, at=now)
         _leave_projects(connection, user, actor, now)
-        _withdraw_asks(connection, user, actor, now)
-        _leave_datasets(connection, user, actor, now)
-        _close_account(connection, user, actor, now)
+        _withdraw_asks(connection, user, former, actor, now)
+        _leave_datasets(connection, user, former, actor, now)
+        _leave_sessions(connection, user, former, actor, now)
+        _close_account(connection, user, former, actor, now)
+
+
+def _former_name(connection: Connection, user: str) -> str:
+    """One that nobody has, the same for all that they leave."""
+    found = accounts.personal(connection, user)
+    number = found.id if found is not None else uuid.uuid4().hex
+    return f"{user[:LONGEST_NAME]} (deleted, {number[:8]})"
 
 
 def _leave_projects(connection: Connection, user: str, actor: Actor, now: datetime) -> None:
@@ -42,19 +61,22 @@ def _leave_projects(connection: Connection, user: str, actor: Actor, now: dateti
             events.note(connection, actor, "account.member", account.id, at=now, detail=detail)
 
 
-def _withdraw_asks(connection: Connection, user: str, actor: Actor, now: datetime) -> None:
+def _withdraw_asks(
+    connection: Connection, user: str, former: str, actor: Actor, now: datetime
+) -> None:
     for ask in asks.open_asks(connection, user=user):
         words = "The user was deleted."
         asks.answer(connection, ask.id, AskState.WITHDRAWN, by=actor.name, words=words, at=now)
         events.note(connection, actor, "ask.withdraw", ask.id, at=now, detail={"user": user})
     # What was answered, too, is not for the eyes of the next one.
-    asks.rename(connection, user, f"{user[:LONGEST_NAME]} (deleted, {uuid.uuid4().hex[:8]})")
+    asks.rename(connection, user, former)
 
 
-def _leave_datasets(connection: Connection, user: str, actor: Actor, now: datetime) -> None:
+def _leave_datasets(
+    connection: Connection, user: str, owner: str, actor: Actor, now: datetime
+) -> None:
     """Theirs stay for those with whom they are shared, and for administrators, under a name that
     nobody has; nothing that was shared with them is shared with the next one."""
-    owner = f"{user[:LONGEST_NAME]} (deleted, {uuid.uuid4().hex[:8]})"
     for found in datasets.of_owner(connection, datasets.USER, user):
         text = datasets.search_text(found.name, owner, found.tags, found.description)
         datasets.change(connection, found.id, owner=owner, owner_name=owner, search_text=text)
@@ -65,7 +87,21 @@ def _leave_datasets(connection: Connection, user: str, actor: Actor, now: dateti
         events.note(connection, actor, "dataset.unshare", identifier, at=now, detail=detail)
 
 
-def _close_account(connection: Connection, user: str, actor: Actor, now: datetime) -> None:
+def _leave_sessions(
+    connection: Connection, user: str, former: str, actor: Actor, now: datetime
+) -> None:
+    """What they ran is not the next one's to see, nor counted as had by them. What waits yet ends;
+    what is just being ended has the former name when it is over (``lifecycle.confirm_gone``)."""
+    for workload in workloads.open_of(connection, user):
+        if workload.state is State.QUEUED:
+            lifecycle.write_stop(connection, workload.id, "user deleted", actor, now)
+    if former_people.rename(connection, user, former):
+        events.note(connection, actor, "user.former", user, at=now, detail={"name": former})
+
+
+def _close_account(
+    connection: Connection, user: str, name: str, actor: Actor, now: datetime
+) -> None:
     """Closed, by a name that nobody has, and nothing more is given to it."""
     found = accounts.personal(connection, user)
     if found is None:
@@ -74,7 +110,6 @@ def _close_account(connection: Connection, user: str, actor: Actor, now: datetim
         if grant.next_at is not None:
             grants.set_values(connection, grant.id, next_at=None, cancelled_at=now)
             events.note(connection, actor, "grant.cancel", grant.id, at=now)
-    name = f"{user[:LONGEST_NAME]} (deleted, {found.id[:8]})"
     accounts.change(connection, found.id, name=name, closed_at=now)
     detail: dict[str, object] = {"user": user, "name": name, "closed_at": now.isoformat()}
     events.note(connection, actor, "account.change", found.id, at=now, detail=detail)

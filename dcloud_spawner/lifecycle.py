@@ -31,7 +31,7 @@ from dcloud_spawner.scheduler.admission import impossible
 from dcloud_spawner.scheduler.schedule import read_hardware
 from dcloud_spawner.scheduler.snapshot import Request
 from dcloud_spawner.scheduler.verdicts import look_at
-from dcloud_spawner.store import events, homes, leases, people, workloads
+from dcloud_spawner.store import events, former_people, homes, leases, people, workloads
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.homes import Home
 from dcloud_spawner.store.schema import State
@@ -289,6 +289,7 @@ def confirm_gone(platform: Platform, identifier: str, facts: ContainerFacts | No
         ):
             return False
         count = leases.close_leases(connection, (identifier,), now)
+        former_people.take_over(connection, identifier)
         released = workloads.get(connection, identifier)
         charging.finish(connection, released, now)
         count_use(connection, [released], now, platform.half_life_seconds)

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Select, delete, func, or_, select
 
+from dcloud_spawner.store.former_people import was_of
 from dcloud_spawner.store.ledger_schema import meters, spans, usage_hours
 from dcloud_spawner.store.measures_schema import measures, session_measures
 from dcloud_spawner.store.schema import State, leases, shares, workloads
@@ -56,16 +57,16 @@ def forget_people(connection: Connection, users: Collection[str]) -> int:
     people alone: what is real stays. The action log keeps everything, and so does the ledger: its
     entries are never removed."""
     still_open = select(workloads.c.user).where(
-        workloads.c.user.in_(users), workloads.c.state != State.ENDED.value
+        was_of(workloads.c.user, users), workloads.c.state != State.ENDED.value
     )
     gone = select(workloads.c.id).where(
-        workloads.c.user.in_(users), workloads.c.user.not_in(still_open)
+        was_of(workloads.c.user, users), workloads.c.user.not_in(still_open)
     )
     forget_measures(connection, gone)
     for column in (spans.c.workload, meters.c.workload, leases.c.workload):
         connection.execute(delete(column.table).where(column.in_(gone)))
     for user in (usage_hours.c.user, shares.c.user):
-        connection.execute(delete(user.table).where(user.in_(users), user.not_in(still_open)))
+        connection.execute(delete(user.table).where(was_of(user, users), user.not_in(still_open)))
     return connection.execute(delete(workloads).where(workloads.c.id.in_(gone))).rowcount
 
 

@@ -98,7 +98,7 @@ def subjects(connection: Connection) -> list[Subject]:
         select(
             workloads.c.id,
             workloads.c.engine_started_at,
-            workloads.c.user,
+            func.coalesce(meters.c.user, workloads.c.user).label("user"),
             meters.c.account,
         )
         .outerjoin(meters, meters.c.workload == workloads.c.id)

@@ -229,6 +229,12 @@ def open_workloads(connection: Connection) -> Sequence[Workload]:
     return in_states(connection, OPEN)
 
 
+def open_of(connection: Connection, user: str) -> Sequence[Workload]:
+    """What of a user has not ended."""
+    mine = _in_states(OPEN).where(workloads.c.user == user)
+    return [_workload(row) for row in connection.execute(mine)]
+
+
 def last_ends(connection: Connection, since: datetime) -> Sequence[Workload]:
     """The last workload of each server that has ended since a time and has no open one."""
     newest = (

@@ -18,11 +18,12 @@ from pathlib import Path
 PREFIX = "loadtest-"
 MOST_USERS = 1000
 
-_NAME = re.compile(rf"{PREFIX}[0-9a-f]{{6}}-[0-9]{{3}}")
+_NAME = re.compile(rf"{PREFIX}[0-9a-f]{{6}}-[0-9]{{3}}( \(deleted, [0-9a-f]{{8}}\))?")
 
 
 def is_simulated(user: str) -> bool:
-    """Whether a name has the shape that only a load test gives; history leaves such people out."""
+    """Whether a name has the shape that only a load test gives, or had before its user was deleted;
+    history leaves such people out."""
     return _NAME.fullmatch(user) is not None
 
 

@@ -23,15 +23,26 @@ from dcloud_spawner import (
 from dcloud_spawner.errors import Conflict, EngineUnreachable, NotAllowed
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.ledger_verify import verify
+from dcloud_spawner.limits import limits_of
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.roles import RoleLimits
-from dcloud_spawner.store import accounts, asks, entries, grants
-from dcloud_spawner.store.accounts import Account, Budget
+from dcloud_spawner.store import (
+    accounts,
+    asks,
+    bookkeeping,
+    entries,
+    grants,
+    shares,
+    usage,
+    workloads,
+)
+from dcloud_spawner.store.accounts import Account, Budget, Role
 from dcloud_spawner.store.asks import NewAsk, What
 from dcloud_spawner.store.entries import MOST_MICROCREDITS, Kind, NewEntry, Part
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.grants import Every
 from dcloud_spawner.store.schema import State
+from dcloud_spawner.store.usage import By, Scope, Wanted
 from dcloud_spawner.store.workloads import Workload
 from hub_services.controller.budgets import BudgetKeeper
 from hub_services.controller.limits import end_overdue
@@ -198,6 +209,55 @@ def test_what_a_deleted_user_still_runs_is_charged_to_the_account_they_had(
     lifecycle.stop(platform, workload.id, "deleted", ADMIN)
     with platform.database.reading() as connection:
         assert accounts.get(connection, old.id).balance_microcredits <= -2 * MICRO
+        assert list(verify(connection)) == []
+
+
+def test_whoever_takes_the_name_of_a_deleted_user_sees_nothing_that_they_ran(
+    platform: Platform,
+) -> None:
+    """Ended sessions, one that the engine ends later, a request that waits; paid by themselves
+    and by a project, in which the new one of that name is again."""
+    lab = project(platform, Budget.NONE, 0)
+    for payer in (None, "lab"):
+        over = ran(platform, "ann", 1, 3 * HOUR, account=payer, server=f"over-{payer}")
+        settle_running(platform)
+        lifecycle.stop(platform, over.id, "stopped", ADMIN)
+    ends = ran(platform, "ann", 1, HOUR, account="lab", server="ends")
+    lifecycle.begin_stop(platform, ends.id, "deleted", ADMIN)
+    other = run(platform, "zoe", 3)
+    waits = submit(platform, "ann", 4, account="lab", server="waits")
+    with platform.database.reading() as connection:
+        old = accounts.personal(connection, "ann")
+        before = usage.total(connection, Scope(everything=True), Wanted())
+    assert old is not None
+
+    deleted_users.let_go(platform, "ann", ADMIN)
+    assert state(platform, waits) is State.ENDED
+    lifecycle.finish_stop(platform, ends.id)
+    lifecycle.stop(platform, other.id, "stopped", ADMIN)
+    accounting.set_member(platform, lab.id, "ann", Role.MEMBER, ADMIN)
+    with platform.database.transaction() as connection:
+        new = accounting.ensure_personal(connection, platform.settings, "ann", utc_now())
+    with platform.database.reading() as connection:
+        hers = Scope(user="ann", accounts=(new.id,))
+        assert usage.sessions(connection, hers, Wanted()) == []
+        assert usage.sums(connection, hers, Wanted(), [By.DAY, By.ACCOUNT]) == []
+        assert usage.sums(connection, hers, Wanted(), [By.HOUR, By.ACCOUNT]) == []
+        for account in (new.id, lab.id):
+            assert entries.page(connection, account, user="ann") == []
+            assert bookkeeping.sessions(connection, account, user="ann") == []
+            assert bookkeeping.page(connection, account, user="ann", limit=9) == []
+        assert workloads.last_choice(connection, "ann") is None
+        assert shares.find(connection, "ann") is None
+        found = limits_of(connection, platform.settings, "ann", utc_now())
+        assert not any(each.used for each in found if each.name.startswith("gpu_hours"))
+        # Administrators still do, by the one name that their account has, too.
+        former = accounts.get(connection, old.id).name
+        everybodys = Scope(everything=True)
+        theirs = usage.sessions(connection, everybodys, Wanted(user=former))
+        assert [each.workload.user for each in theirs] == [former] * 3
+        after = usage.total(connection, everybodys, Wanted())
+        assert after.gpu_microseconds >= before.gpu_microseconds > 0
         assert list(verify(connection)) == []
 
 

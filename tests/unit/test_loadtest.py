@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from dcloud_spawner import lifecycle
+from dcloud_spawner import deleted_users, lifecycle
 from dcloud_spawner.engines.base import ContainerFacts, Phase
 from dcloud_spawner.errors import Conflict
 from dcloud_spawner.ledger_verify import verify
@@ -234,6 +234,10 @@ def test_people_who_never_were_leave_the_history_and_nobody_else_does(
         for user in (run.names[0], "ann"):
             running = start(platform, user)
             lifecycle.stop(platform, running.id, "test", Actor("test"))
+        deleted_users.let_go(platform, run.names[0], Actor("test"))
+        with platform.database.reading() as connection:
+            former, ann = workloads.in_states(connection, tuple(State))
+        assert is_simulated(former.user) and not is_simulated(ann.user)
         still = start(platform, run.names[1])
         with platform.database.transaction() as connection:
             assert forget_people(connection, run.names) == 1
@@ -243,8 +247,9 @@ def test_people_who_never_were_leave_the_history_and_nobody_else_does(
             left = {each.workload for each in leases_since(connection, NOW - timedelta(days=999))}
             assert left == {each.id for each in rows} and still.id in left
             assert list(verify(connection)) == []
-            had = [shares.find(connection, user) is not None for user in ("ann", *run.names[:2])]
-            assert had == [True, False, True]
+            users = ("ann", run.names[0], former.user, run.names[1])
+            had = [shares.find(connection, user) is not None for user in users]
+            assert had == [True, False, False, True]
 
 
 def test_the_live_view_shows_people_pool_and_failures(tmp_path: Path) -> None:

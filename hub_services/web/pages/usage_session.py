@@ -143,7 +143,7 @@ def visible_session(connection: Connection, call: Call, identifier: str) -> Sess
     found = usage.find_session(connection, identifier[:64])
     if found is None:
         raise refused()
-    if call.viewer.may_see(found.workload.user):
+    if call.viewer.may_see(found.meter.user):
         return found
     account = accounts.find(connection, found.meter.account)
     owner = (
