@@ -6,11 +6,14 @@ and a token there. The token ends with the run, or by itself after a killed one;
 role stay, and are nothing without a token.
 
 Rows are added and never removed here: the running hub keeps rows in memory by their numbers,
-and SQLite gives the number of a removed row to the next one.
+and SQLite gives the number of a removed row to the next one. A hub that starts removes roles that
+its configuration does not name, and may keep the service in memory as one that has none; so each
+new role comes with a service that no hub has seen yet.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dcloud_spawner.errors import ConfigurationError
 
 NAME = "dcloud-loadtest"
-"""Of the service and its role; the action log shows it as the actor."""
+"""Of the role, and what its services' names begin with; the action log shows them as the actor."""
 
 SCOPES = ["admin:users", "tokens", "servers", "list:users"]
 
@@ -47,33 +50,36 @@ def service_token(hub_store_url: str, seconds: float) -> Iterator[str]:
         try:
             yield token
         finally:
-            _end_tokens(session, service)
+            _end_tokens(session)
     finally:
         session.close()
 
 
 def _service(session: Any) -> Any:
-    """The service with its role; made at the first run."""
+    """A service that has the role; made where there is none."""
     role = orm.Role.find(session, name=NAME)
     if role is None:
-        role = orm.Role(name=NAME, description="People of `dcloud loadtest`", scopes=SCOPES)
+        role = orm.Role(name=NAME, description="People of `dcloud loadtest`")
         session.add(role)
-    service = orm.Service.find(session, name=NAME)
-    if service is None:
-        service = orm.Service(name=NAME, from_config=False)
-        session.add(service)
     role.scopes = SCOPES
+    session.commit()
+    if role.services:
+        return role.services[0]
+    service = orm.Service(name=f"{NAME}-{secrets.token_hex(4)}", from_config=False)
+    session.add(service)
     session.commit()
     grant_role(session, service, role)
     return service
 
 
-def _end_tokens(session: Any, service: Any) -> None:
-    """Let all its tokens, of killed runs too, have expired; the hub removes such rows itself."""
+def _end_tokens(session: Any) -> None:
+    """Let all tokens of load tests, of killed ones too, have expired; the hub removes such rows
+    itself."""
     session.rollback()
     past = orm.APIToken.now() - timedelta(seconds=1)
+    ours = session.query(orm.Service.id).filter(orm.Service.name.startswith(NAME))
     session.query(orm.APIToken).filter(
-        orm.APIToken.service_id == service.id,
+        orm.APIToken.service_id.in_(ours),
         (orm.APIToken.expires_at.is_(None)) | (orm.APIToken.expires_at > past),
     ).update({"expires_at": past}, synchronize_session=False)
     session.commit()

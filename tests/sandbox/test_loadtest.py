@@ -76,9 +76,18 @@ def nothing_is_left(running: Deployment) -> None:
     for program in ("hub", "controller"):
         assert not running.faults(program)
     hub = orm.new_session_factory(running.settings.hub_store_url)()
-    tokens = hub.query(orm.APIToken).join(orm.Service).filter(orm.Service.name == NAME)
+    tokens = hub.query(orm.APIToken).join(orm.Service).filter(orm.Service.name.startswith(NAME))
     assert all(token.expires_at < orm.APIToken.now() for token in tokens)
     hub.close()
+
+
+def token_of_the_service(running: Deployment) -> str:
+    session = orm.new_session_factory(running.settings.hub_store_url)()
+    (service,) = session.query(orm.Service).filter(orm.Service.name.startswith(NAME))
+    token = service.new_api_token(note="killed", expires_in=600)
+    session.commit()
+    session.close()
+    return str(token)
 
 
 def served(running: Deployment) -> int:
@@ -133,7 +142,10 @@ def test_a_run_that_is_killed_is_tidied_up_by_name(running: Deployment) -> None:
         os.kill(command.pid, signal.SIGKILL)
         command.communicate()
     assert noted_runs(running.settings.state)
+    stale = token_of_the_service(running)
     running.restart("hub")
+    with running.api(stale) as api:  # the hub has the service in memory now, without its role
+        assert api.get("/users").status_code == 403
     stranger = running.user("loadtest-abcdef-000")  # has the shape of a name, but of no run
     assert stranger
     tidy = dcloud(running, "--clean")
