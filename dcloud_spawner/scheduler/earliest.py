@@ -10,7 +10,7 @@ from dcloud_spawner.scheduler.guard import Before, Demand, Guard, Guarding, spre
 from dcloud_spawner.scheduler.joint import Kind
 from dcloud_spawner.scheduler.occupancy import Occupancy
 from dcloud_spawner.scheduler.pool import Bools, Grant, Pool
-from dcloud_spawner.scheduler.reserved import demands_at, pool_at
+from dcloud_spawner.scheduler.reserved import Guards, demands_at, pool_at
 from dcloud_spawner.scheduler.snapshot import NEVER, WHOLE, Request, Reservation, Shape
 
 
@@ -157,12 +157,12 @@ def earliest_turn(
     request: Request,
     now: float,
     reservations: Sequence[Reservation] = (),
-    guards: Sequence[Guard] = (),
+    guards: Guards | None = None,
 ) -> Turn | None:
     """The turn of a request at the earliest time that the limits of what runs allow, or None
     when no known limit makes room. What is past its limit counts as ending now, never as free.
 
-    ``guards`` are those of the reservations in this pass, by their times.
+    ``guards`` are those of the reservations in this pass.
     """
     to_come = [found for found in reservations if found.ends_at > now]
     first = now
@@ -181,7 +181,7 @@ def earliest_turn(
         if not to_come:
             return Turn.without_reservations(request, pool.copy(), at, occupancy)
         then = Guard(at, pool.copy(), demands_at(occupancy, to_come, max(at, _after(now)), now))
-        meanwhile = [found for found in guards if at < found.at < at + request.limit_seconds]
+        meanwhile = guards.between(at, at + request.limit_seconds) if guards else ()
         turn = Turn(request, then, meanwhile, occupancy)
         if turn.possible():
             return turn

@@ -7,13 +7,12 @@ begun. What is wanted is not laid on certain GPUs: it may move until somebody re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from dcloud_spawner.scheduler.joint import Kind, RoomOfNode, RoomOfRow, Together
+from dcloud_spawner.scheduler.joint import Kind, RoomOfNode, RoomOfRow, together
 from dcloud_spawner.scheduler.pool import Bools, Grant, Ints, Layout, Pool
 from dcloud_spawner.scheduler.snapshot import WHOLE, Shape
 
@@ -63,8 +62,15 @@ class Guard:
         for demand in demands:
             most[self._kinds.index(demand.kind)] += demand.units
         self._one = _Units(future, self._kinds[0]) if len(self._kinds) == 1 else None
-        self._together = Together(self._kinds, most)
+        self._together = together(self._kinds, tuple(most))
+        units = tuple(kind.unit for kind in self._kinds)
+        self._allowing = future.layout.allowing(units)
+        shares = any(unit.milli < WHOLE and unit.gpus for unit in units)
+        self._no_shares = None if shares else (0,) * len(units)
         self._nodes: list[RoomOfNode] | None = None
+        self._numbers: list[int] = []
+        """Of the nodes, as ``Together`` numbers what they can take."""
+        self._cores: dict[tuple[int, ...], Bools | None] = {}
         self._takes = 0
         self.state = 0
         """Another number after each take; the same one again when that was undone."""
@@ -76,12 +82,15 @@ class Guard:
         """As much as fits of what is wanted, the first kinds first."""
         if self._one:
             return [min(most[0], self._one.total)]
-        if self._together.fit(self._rooms(), most):
+        if not any(most):
+            return list(most)
+        self._rooms()
+        if self._together.fits(self._numbers, most):
             return list(most)
         wanted = [0] * len(most)
         for kind, count in enumerate(most):
             wanted[kind] = count
-            while wanted[kind] and not self._together.fit(self._rooms(), wanted):
+            while wanted[kind] and not self._together.fits(self._numbers, wanted):
                 wanted[kind] -= 1
         return wanted
 
@@ -102,9 +111,9 @@ class Guard:
             position = layout.siblings[row].index(row)
             key = (rooms[node], position)
             if key not in known:
-                after = self._less(rooms[node], position, shape)
-                others = chain(rooms[:node], [after], rooms[node + 1 :])
-                known[key] = self._together.fit(others, wanted)
+                after = self._together.number(self._less(rooms[node], position, shape))
+                others = [*self._numbers[:node], after, *self._numbers[node + 1 :]]
+                known[key] = self._together.fits(others, wanted)
             room[row] = known[key]
         return room
 
@@ -126,8 +135,12 @@ class Guard:
             return np.zeros(len(layout.groups), bool)
         if self._one:
             return self._one.core(wanted[0])
-        enough = self._together.first_enough(self._rooms(), wanted)
-        return None if enough is None else np.asarray(layout.node < enough)
+        key = (self.state, *wanted)
+        if key not in self._cores:
+            self._rooms()
+            enough = self._together.first_enough(self._numbers, wanted)
+            self._cores[key] = None if enough is None else np.asarray(layout.node < enough)
+        return self._cores[key]
 
     def _without(self, gpus: int, riding: str) -> list[int]:
         if riding not in self._kind_of:
@@ -164,28 +177,38 @@ class Guard:
         elif self._nodes is not None:
             node = self.pool.layout.groups[grant.row].node
             self._nodes[node] = self._room_of(self.pool.layout.siblings[grant.row])
+            self._numbers[node] = self._together.number(self._nodes[node])
 
     def _rooms(self) -> list[RoomOfNode]:
         if self._nodes is None:
-            self._nodes = [RoomOfNode((), 0, 0)] * len(self.pool.layout.nodes)
-            for rows in set(self.pool.layout.siblings):
-                self._nodes[self.pool.layout.groups[rows[0]].node] = self._room_of(rows)
+            pool, layout = self.pool, self.pool.layout
+            full, memory, cpu = pool.full.tolist(), pool.memory.tolist(), pool.cpu.tolist()
+            self._nodes = [RoomOfNode((), 0, 0)] * len(layout.nodes)
+            for node, rows in layout.rows_of_nodes:
+                self._nodes[node] = self._room(rows, full, memory[rows[0]], cpu[rows[0]])
+            self._numbers = [self._together.number(node) for node in self._nodes]
         return self._nodes
 
     def _room_of(self, rows: Sequence[int]) -> RoomOfNode:
-        pool, layout = self.pool, self.pool.layout
-        return RoomOfNode(
-            tuple(
+        pool = self.pool
+        full = {row: pool.full.item(row) for row in rows}
+        return self._room(rows, full, pool.memory.item(rows[0]), pool.cpu.item(rows[0]))
+
+    def _room(
+        self, rows: Sequence[int], full: Mapping[int, int] | Sequence[int], memory: int, cpu: int
+    ) -> RoomOfNode:
+        allowing = self._allowing
+        if self._no_shares is not None:
+            found = [RoomOfRow(allowing[row], full[row], self._no_shares) for row in rows]
+        else:
+            units = [kind.unit for kind in self._kinds]
+            found = [
                 RoomOfRow(
-                    tuple(bool(layout.allowed(kind.unit)[row]) for kind in self._kinds),
-                    int(pool.full[row]),
-                    tuple(self._shares(row, kind.unit) for kind in self._kinds),
+                    allowing[row], full[row], tuple(self._shares(row, unit) for unit in units)
                 )
                 for row in rows
-            ),
-            int(pool.memory[rows[0]]),
-            int(pool.cpu[rows[0]]),
-        )
+            ]
+        return RoomOfNode(tuple(found), memory, cpu)
 
     def _shares(self, row: int, unit: Shape) -> int:
         if unit.milli == WHOLE or not unit.gpus:
@@ -302,6 +325,8 @@ def spread(
     undo: list[tuple[Guarding, Grant, Before]] = []
     for _ in range(parts):
         for guard in guards:
+            if not among.any():
+                break
             among = guard.room(part, among, riding)
         grant = choose(among)
         if grant is None:

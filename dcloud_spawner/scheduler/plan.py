@@ -21,15 +21,14 @@ from dcloud_spawner.scheduler.guard import Guard, Guarding, spread
 from dcloud_spawner.scheduler.occupancy import Occupancy, Running
 from dcloud_spawner.scheduler.pool import Bools, Grant
 from dcloud_spawner.scheduler.reserved import (
+    Guards,
     covers,
-    guard_at,
-    guards_of,
     may_ride,
     returns,
     rows_of,
     unused,
 )
-from dcloud_spawner.scheduler.snapshot import Request, Reservation, Shape
+from dcloud_spawner.scheduler.snapshot import NEVER, Request, Reservation, Shape
 
 
 class Door(Protocol):
@@ -135,9 +134,10 @@ class _Pass:
         # one that had no room beside the same guards never has.
         self.unfit: set[Shape] = set()
         self._no_room: set[tuple[object, ...]] = set()
+        self._no_room_beyond: dict[Shape, float] = {}
         self._never: set[Shape] = set()
         self._reservations = [found for found in reservations if found.ends_at > now]
-        self._guards = guards_of(occupancy, self._reservations, now)
+        self._guards = Guards(occupancy, self._reservations, now)
         self._active = [found for found in self._reservations if covers(found, now)]
         self._people = frozenset(user for found in self._active for user in found.users)
         self._everywhere = np.ones(len(occupancy.pool.full), bool)
@@ -208,19 +208,25 @@ class _Pass:
     def _place(self, shape: Shape, ends_at: float) -> tuple[Grant, ...] | None:
         if shape in self.unfit:
             return None
+        # More guards leave no more room: whoever runs longer has none either. (Parts are laid one
+        # after the other, so of several that cannot be said.)
+        single = shape.parts == 1 and (self.head is None or self.head.parts == 1)
+        if single and ends_at > self._no_room_beyond.get(shape, NEVER):
+            return None
         guards = self._guarding(ends_at)
-        if guards:
+        if not guards:
+            grants = self.occupancy.placer.place(shape)
+        elif int(self.occupancy.pool.fits(shape).sum()) < shape.parts:
+            grants = None
+        else:
             key = (shape, "", *(guard.at for guard in guards))
             if key in self._no_room:
                 return None
             grants = self._place_beside(shape, guards, self._everywhere)
-            if grants is not None:
-                return grants
-            self._no_room.add(key)
-            if int(self.occupancy.pool.fits(shape).sum()) >= shape.parts:
+            if grants is None:
+                self._no_room.add(key)
+                self._no_room_beyond[shape] = max(guard.at for guard in guards)
                 return None
-        else:
-            grants = self.occupancy.placer.place(shape)
         if grants is None:
             self.unfit.add(shape)
         return grants
@@ -261,7 +267,7 @@ class _Pass:
 
     def _concerned(self, ends_at: float) -> list[Guard]:
         """Guards of times at which something that starts now still runs."""
-        return [guard for guard in self._guards if guard.at < ends_at or guard.at <= self.now]
+        return self._guards.before(ends_at)
 
     def _begin(self, request: Request, placed: _Placed) -> None:
         running = Running(
@@ -273,16 +279,20 @@ class _Pass:
             placed.reservation,
             self.now,
         )
+        concerned = self._concerned(placed.ends_at)  # as they are without it
         self.occupancy.begin(running)
+        if placed.reservation:
+            # What it leaves unused of what was kept for it may be room for others.
+            self._no_room_beyond.clear()
         if placed.delays_head:
             self.turn = None
         for grant in placed.grants:
-            for guard in self._concerned(placed.ends_at):
+            for guard in concerned:
                 guard.take(grant, placed.reservation)
             if self.turn is not None and self.turn.at < placed.ends_at:
                 self.turn.take(grant, placed.reservation)
         if placed.delays_head and self.head is not None:
             self._find_turn(self.head)
         for at in returns(running, self._reservations, self.now):
-            self._guards.append(guard_at(self.occupancy, self._reservations, at, self.now))
+            self._guards.add(at)
         self.starts.append(Start(request, placed.grants, running, placed.reservation))

@@ -74,12 +74,15 @@ class Layout:
         for row, group in enumerate(groups):
             by_node.setdefault(group.node, []).append(row)
         self.siblings = [tuple(by_node[group.node]) for group in groups]
+        self.rows_of_nodes = tuple((node, tuple(rows)) for node, rows in by_node.items())
+        """Rows of each node that has any."""
         self.node: Ints = np.array([group.node for group in groups], np.int64)
         """Node of each row."""
         self.first: Bools = np.zeros(len(groups), bool)
         """The first row of each node: what is counted by node is counted there."""
         self.first[np.unique(self.node, return_index=True)[1]] = True
         self._masks: dict[tuple[str | None, bool, int, frozenset[str]], Bools] = {}
+        self._allowing: dict[tuple[Shape, ...], list[tuple[bool, ...]]] = {}
 
     def allowed(self, shape: Shape) -> Bools:
         """Rows that a shape may use at all: model, labels, whole or shared GPUs."""
@@ -87,6 +90,16 @@ class Layout:
         if key not in self._masks:
             self._masks[key] = np.array([self._allows(row, shape) for row in self.groups], bool)
         return self._masks[key]
+
+    def allowing(self, shapes: tuple[Shape, ...]) -> Sequence[tuple[bool, ...]]:
+        """For each row, which of some shapes may use it at all."""
+        found = self._allowing.get(shapes)
+        if found is None:
+            masks = [self.allowed(shape) for shape in shapes]
+            rows = range(len(self.groups))
+            found = [tuple(bool(mask[row]) for mask in masks) for row in rows]
+            self._allowing[shapes] = found
+        return found
 
     def _allows(self, group: Group, shape: Shape) -> bool:
         if not shape.labels <= self.nodes[group.node].labels:

@@ -14,7 +14,7 @@ from dcloud_spawner.scheduler.guard import Demand, Guard
 from dcloud_spawner.scheduler.joint import Kind
 from dcloud_spawner.scheduler.occupancy import Occupancy, Running, end_of
 from dcloud_spawner.scheduler.pool import Bools, Pool
-from dcloud_spawner.scheduler.snapshot import WHOLE, Request, Reservation, Shape
+from dcloud_spawner.scheduler.snapshot import NEVER, WHOLE, Request, Reservation, Shape
 
 
 def unit_of(reservation: Reservation) -> Shape:
@@ -61,21 +61,49 @@ def may_ride(reservation: Reservation, request: Request, at: float) -> bool:
     )
 
 
-def guards_of(occupancy: Occupancy, reservations: Sequence[Reservation], now: float) -> list[Guard]:
-    """The guards of all reservations, in the order of their times."""
-    to_come = [found for found in reservations if found.ends_at > now]
-    if not to_come:
-        return []
-    times = {max(found.starts_at, now) for found in to_come}
-    for running in occupancy.running:
-        times |= returns(running, to_come, now)
-    return [guard_at(occupancy, to_come, at, now) for at in sorted(times)]
+class Guards:
+    """The guards of all reservations in a pass, in the order of their times. Each is made when
+    something is looked at that still runs at its time: what ends before does not change it."""
+
+    def __init__(
+        self, occupancy: Occupancy, reservations: Sequence[Reservation], now: float
+    ) -> None:
+        self._occupancy = occupancy
+        self._to_come = [found for found in reservations if found.ends_at > now]
+        self._now = now
+        times = {max(found.starts_at, now) for found in self._to_come}
+        if times:
+            for running in occupancy.running:
+                times |= returns(running, self._to_come, now)
+        self._later = sorted(times, reverse=True)
+        self._made: list[Guard] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._later or self._made)
+
+    def before(self, at: float) -> list[Guard]:
+        """Those of times before another one, and always that of now."""
+        while self._later and (self._later[-1] < at or self._later[-1] <= self._now):
+            self._make(self._later.pop())
+        now = self._now
+        return [guard for guard in self._made if guard.at < at or guard.at <= now]
+
+    def between(self, after: float, at: float) -> list[Guard]:
+        """Those of times after one and before another."""
+        return [guard for guard in self.before(at) if after < guard.at < at]
+
+    def add(self, at: float) -> None:
+        """One more, as things are now."""
+        self._make(at)
+
+    def _make(self, at: float) -> None:
+        self._made.append(guard_at(self._occupancy, self._to_come, at, self._now))
 
 
 def all_kept(occupancy: Occupancy, reservations: Sequence[Reservation], now: float) -> bool:
     """Whether every reservation can be kept, together and beside what runs, if everybody uses up
     the limit."""
-    return all(guard.holds for guard in guards_of(occupancy, reservations, now))
+    return all(guard.holds for guard in Guards(occupancy, reservations, now).before(NEVER))
 
 
 def returns(running: Running, reservations: Sequence[Reservation], now: float) -> set[float]:
@@ -107,10 +135,14 @@ def demands_at(
     occupancy: Occupancy, reservations: Sequence[Reservation], at: float, now: float
 ) -> list[Demand]:
     """What all reservations that hold at a time want besides what is used of them."""
+    holding = [found for found in reservations if covers(found, at)]
+    if not holding:
+        return []
+    riding = [running for running in occupancy.running if running.reservation]
     return [
         Demand(Kind(unit_of(found), False), count, found.id)
-        for found in sorted(reservations, key=lambda found: (found.starts_at, found.id))
-        if covers(found, at) and (count := unused(found, occupancy.running, at, now))
+        for found in sorted(holding, key=lambda found: (found.starts_at, found.id))
+        if (count := unused(found, riding, at, now))
     ]
 
 
