@@ -7,9 +7,9 @@ until it is used up or expires, whichever is first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
 
@@ -20,6 +20,9 @@ from dcloud_spawner.store.entries import Part
 HOUR_SECONDS = 3600
 FAR = timedelta(days=3650)
 """What lasts longer than this does not run out."""
+
+_MICROSECOND = timedelta(microseconds=1)
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 FEW_PERCENT = 20
 LONG_BEFORE = timedelta(minutes=30)
@@ -137,6 +140,64 @@ def _used_up(
             return None
         end = until
     return end
+
+
+@dataclass(frozen=True)
+class LastsUntil:
+    """When nothing is left of some credits."""
+
+    at: datetime
+    expires: bool
+    """Whether the last of them expires unused; else it is used up."""
+
+
+def lasts_until(
+    parts: Sequence[Part],
+    used_microcredits: int,
+    an_hour_microcredits: Fraction,
+    at: datetime,
+    coming: Iterable[tuple[datetime, Part]] = (),
+) -> LastsUntil | None:
+    """How long credits last at a steady pace, which may be 0: then until the last one expires.
+    None where that is not in sight. ``coming`` are all parts that grants will bring, in the order
+    of their times. Use is taken from what expires first; of it ``used_microcredits`` is over."""
+    lots: dict[datetime, Fraction] = {}
+    for part in parts:
+        _put(lots, part)
+    lots = _taken(lots, Fraction(used_microcredits))
+    grants, now = iter(coming), at
+    following = next(grants, None)
+    pace = an_hour_microcredits / HOUR_MICROSECONDS
+    while lots and now - at <= FAR:
+        turn = max(now, min(min(lots), following[0] if following else _NEVER))
+        used = pace * ((min(turn, now + FAR) - now) // _MICROSECOND)
+        total = sum(lots.values(), Fraction(0))
+        if pace and used >= total:
+            return LastsUntil(now + int(total / pace) * _MICROSECOND, expires=False)
+        lots, now = _taken(lots, used), turn
+        lots = {expires: left for expires, left in lots.items() if expires > now}
+        while following is not None and following[0] <= now:
+            _put(lots, following[1])
+            following = next(grants, None)
+        if not lots and now - at <= FAR:
+            return LastsUntil(now, expires=True)
+    return None
+
+
+def _put(lots: dict[datetime, Fraction], part: Part) -> None:
+    expires = part.expires_at or _NEVER
+    lots[expires] = lots.get(expires, Fraction(0)) + part.microcredits
+
+
+def _taken(lots: Mapping[datetime, Fraction], amount: Fraction) -> dict[datetime, Fraction]:
+    """What is left when an amount was taken from what expires first."""
+    left = {}
+    for expires in sorted(lots):
+        part = min(amount, lots[expires])
+        amount -= part
+        if lots[expires] > part:
+            left[expires] = lots[expires] - part
+    return left
 
 
 def hold_microcredits(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import calendar
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -199,10 +200,7 @@ def give_due(connection: Connection, found: Grant, now: datetime) -> int:
     count = 0
     while at is not None and at <= now:
         following = next_period(found.starts_at, found.every, given + 1)
-        if found.every is Every.ONCE or found.carry_over:
-            expires = found.ends_at
-        else:
-            expires = min(following, found.ends_at) if found.ends_at else following
+        expires = _expires(found, following)
         if expires is None or expires > now:
             entry = NewEntry(
                 found.account,
@@ -222,10 +220,32 @@ def give_due(connection: Connection, found: Grant, now: datetime) -> int:
             detail = {"account": found.account, "microcredits": found.microcredits}
             events.note(connection, LEDGER, "ledger.grant", found.id, at=now, detail=detail)
         given += 1
-        over = found.every is Every.ONCE or (found.ends_at and following >= found.ends_at)
-        at = None if over else following
+        at = None if _was_last(found, following) else following
     grants.set_values(connection, found.id, given=given, next_at=at)
     return count
+
+
+def to_come(found: Grant, before: datetime) -> Iterator[tuple[datetime, Part]]:
+    """What a grant brings until a time, part by part, and when each expires."""
+    given, at = found.given, found.next_at
+    while at is not None and at <= before:
+        following = next_period(found.starts_at, found.every, given + 1)
+        yield at, Part(found.microcredits, _expires(found, following))
+        given += 1
+        at = None if _was_last(found, following) else following
+
+
+def _expires(found: Grant, following: datetime) -> datetime | None:
+    """When a part expires before which period."""
+    if found.every is Every.ONCE or found.carry_over:
+        return found.ends_at
+    return min(following, found.ends_at) if found.ends_at else following
+
+
+def _was_last(found: Grant, following: datetime) -> bool:
+    """Whether nothing comes with the following period."""
+    ended = found.ends_at is not None and following >= found.ends_at
+    return found.every is Every.ONCE or ended
 
 
 def next_period(starts_at: datetime, every: Every, number: int) -> datetime:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dcloud_spawner import accounting, granting, lifecycle
-from dcloud_spawner.budgets import Level, Runway, runway
+from dcloud_spawner.budgets import LastsUntil, Level, Runway, lasts_until, runway
 from dcloud_spawner.errors import NotAllowed
 from dcloud_spawner.ledger.rates import MICRO, Resource
 from dcloud_spawner.platform import Platform, utc_now
@@ -117,6 +117,39 @@ def test_what_expires_before_it_is_used_does_not_count() -> None:
     ]
     found = runway(9 * MICRO, parts, 9 * MICRO, 0, Fraction(MICRO), NOON)
     assert found.ends_at == NOON + 5 * HOUR
+
+
+def test_credits_that_expire_last_until_then_also_when_nothing_runs() -> None:
+    day = timedelta(days=1)
+    expiring = [Part(4 * MICRO, NOON + 2 * day), Part(3 * MICRO, NOON + 5 * day)]
+    pace = Fraction(MICRO, 24)  # a credit a day
+    assert lasts_until(expiring, 0, Fraction(0), NOON) == LastsUntil(NOON + 5 * day, expires=True)
+    assert lasts_until([*expiring, Part(1)], 0, Fraction(0), NOON) is None
+    # Of the first 2 are used in time, of the second 3 more: nothing of those is left to expire.
+    assert lasts_until(expiring, 0, pace, NOON) == LastsUntil(NOON + 5 * day, expires=False)
+    assert lasts_until(expiring, 0, pace / 2, NOON) == LastsUntil(NOON + 5 * day, expires=True)
+    for_ever = [*expiring, Part(MICRO)]
+    assert lasts_until(for_ever, 0, pace, NOON) == LastsUntil(NOON + 6 * day, expires=False)
+    assert lasts_until(for_ever, 5 * MICRO, pace, NOON) == LastsUntil(NOON + 3 * day, expires=False)
+    assert lasts_until([Part(MICRO)], 0, Fraction(1, 10**6), NOON) is None, "not in sight"
+
+
+def test_what_grants_bring_counts_where_credits_still_last() -> None:
+    week, pace = timedelta(days=7), Fraction(MICRO, 24)
+    left = [Part(7 * MICRO, NOON + week)]
+
+    def weekly(amount: int, number: int) -> list[tuple[datetime, Part]]:
+        return [
+            (NOON + n * week, Part(amount * MICRO, NOON + (n + 1) * week))
+            for n in range(1, number + 1)
+        ]
+
+    assert lasts_until(left, 0, pace / 2, NOON, weekly(7, 9)) == LastsUntil(
+        NOON + 10 * week, expires=True
+    ), "each comes as the one before goes"
+    assert lasts_until(left, 0, pace / 2, NOON, weekly(7, 600)) is None
+    used = lasts_until(left, 0, pace / 2, NOON, weekly(3, 600))
+    assert used == LastsUntil(NOON + week + timedelta(days=6), expires=False)
 
 
 def test_a_grant_that_is_due_in_time_moves_the_end_away() -> None:

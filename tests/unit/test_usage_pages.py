@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
-from dcloud_spawner import transfers
+from dcloud_spawner import accounting, granting, transfers
 from dcloud_spawner.errors import InvalidChoice, NotAllowed
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.platform import Platform, utc_now
@@ -28,7 +28,7 @@ from dcloud_spawner.store import accounts, bookkeeping, entries
 from dcloud_spawner.store.accounts import Account
 from dcloud_spawner.store.bookkeeping import HourOfUse
 from dcloud_spawner.store.usage import Use
-from hub_services.web.pages.days import Zone, zone_of
+from hub_services.web.pages.days import Zone, day_words, zone_of
 from hub_services.web.pages.export_tables import EXPORTS
 from hub_services.web.pages.exporting import Column, Export, ParquetFile, Type, csv_head, csv_part
 from hub_services.web.pages.figures import exact, when
@@ -162,6 +162,26 @@ def test_the_figures_are_those_of_the_account_and_time(platform: Platform, lab: 
     assert [row.cost for row in view.sessions.rows] == ["3.00", "4.00"]
     assert view.sessions.rows[0].idle and not view.sessions.rows[1].idle
     assert view.sessions.count == 2
+
+
+def test_credits_that_expire_run_out_then_also_when_nothing_runs(
+    platform: Platform,
+) -> None:
+    brief = accounting.create_project(platform, "brief", ["alice"], BOSS)
+
+    def runs_out() -> tuple[str, str]:
+        view = read_usage(call(platform, account=brief.id, days="7"))
+        (found,) = [figure for figure in view.figures if figure.label == "Runs out"]
+        return found.value, found.small
+
+    ends = utc_now() + 5 * DAY
+    granting.grant(platform, brief.id, 9 * MICRO, BOSS, reason="for a course", ends_at=ends)
+    day = day_words(BERLIN.day(ends)) + ("" if ends.year == utc_now().year else f" {ends.year}")
+    assert runs_out() == (day, "when the last credits expire")
+    past(platform, Past("alice", 1, 3 * DAY, 7 * HOUR, project="brief"))  # a credit a day: 2 left
+    assert runs_out()[1] == "at the 7-day mean of 1.0 a day"
+    give(platform, brief.id, 100)
+    assert runs_out()[0] != day and runs_out()[1] == "at the 7-day mean of 1.0 a day"
 
 
 def test_what_runs_is_counted_to_this_moment_and_not_only_to_the_last_charge(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from heapq import merge
 from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
+from dcloud_spawner import granting
 from dcloud_spawner.budget_funds import AHEAD
-from dcloud_spawner.budgets import Runway, runway
+from dcloud_spawner.budgets import FAR, LastsUntil, Runway, lasts_until, runway
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.form.words import credits_figure
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.profiles import Profile
-from dcloud_spawner.store import bookkeeping, budgets, entries, measures
+from dcloud_spawner.store import bookkeeping, budgets, entries, grants, measures
 from dcloud_spawner.store.accounts import Budget
 from dcloud_spawner.store.bookkeeping import Cursor
 from dcloud_spawner.store.entries import Part
@@ -45,7 +47,7 @@ from hub_services.web.pages.views import Call
 
 PERIODS = ("30", "7", "90")
 SESSIONS_SHOWN = 25
-FAR = timedelta(days=3650)
+HOURS_IN_DAY = 24
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Outlook:
     runway: Runway
     used_microcredits: int
     """By everybody in the chosen days."""
+    idle_until: LastsUntil | None
+    """When nothing is left at the mean of those days; None when that is not in sight."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def read_usage(call: Call) -> UsageView:
         hours = (
             bookkeeping.hours(connection, payer.id, since, call.now, payer.only) if payer else []
         )
-        outlook = read_outlook(connection, call, payer, since, running) if payer else None
+        outlook = read_outlook(connection, call, payer, since, days, running) if payer else None
         sessions = read_sessions(connection, call, payer, since, days, running)
     base = {"account": payer.id, "days": str(days)} if payer else {"days": str(days)}
     return UsageView(
@@ -149,16 +153,22 @@ def read_usage(call: Call) -> UsageView:
 
 
 def read_outlook(
-    connection: Connection, call: Call, payer: Payer, since: datetime, running: RunningView
+    connection: Connection,
+    call: Call,
+    payer: Payer,
+    since: datetime,
+    days: int,
+    running: RunningView,
 ) -> Outlook:
     """How far the credits reach. Everybody's use of a project counts, also where the viewer sees
     only their own part of it."""
     whole = running_of(connection, call, replace(payer, only="")) if payer.only else running
     lots = entries.open_lots(connection, payer.id)
+    parts = [Part(each.left_microcredits, each.expires_at) for each in lots]
     coming = budgets.coming_to(connection, [payer.id], call.now + AHEAD)
     found = runway(
         payer.account.balance_microcredits,
-        [Part(each.left_microcredits, each.expires_at) for each in lots],
+        parts,
         sum(each.microcredits for each in lots),
         whole.unsettled,
         whole.burn,
@@ -166,7 +176,25 @@ def read_outlook(
         coming.get(payer.id, ()),
     )
     everybodys = sum_of(bookkeeping.hours(connection, payer.id, since, call.now))
-    return Outlook(found, everybodys.microcredits)
+    return Outlook(
+        found,
+        everybodys.microcredits,
+        lasts_until(
+            parts,
+            int(whole.unsettled),
+            Fraction(everybodys.microcredits, days * HOURS_IN_DAY),
+            call.now,
+            _to_come(connection, payer, call.now + FAR),
+        ),
+    )
+
+
+def _to_come(
+    connection: Connection, payer: Payer, before: datetime
+) -> Iterator[tuple[datetime, Part]]:
+    """What its grants will bring, in the order of the times."""
+    given = grants.of_account(connection, payer.id)
+    return merge(*(granting.to_come(each, before) for each in given), key=lambda part: part[0])
 
 
 def figures(
@@ -203,14 +231,13 @@ def _runs_out(call: Call, payer: Payer, outlook: Outlook, days: int) -> Figure:
         return Figure("Runs out", "now", "nothing is left")
     if ahead.ends_at is not None:
         return Figure("Runs out", _soon(call, ahead.ends_at), "at the present rate")
-    a_day = Fraction(outlook.used_microcredits, days)
-    if not a_day:
-        return Figure("Runs out", "–", "nothing is used")
-    left = timedelta(days=min(float(ahead.left_microcredits / a_day), FAR / timedelta(days=1)))
+    a_day, until = Fraction(outlook.used_microcredits, days), outlook.idle_until
     mean = f"at the {days}-day mean of {credits_figure(a_day, 1)} a day"
-    if left >= FAR:
-        return Figure("Runs out", "not in years", mean)
-    return Figure("Runs out", _soon(call, call.now + left), mean)
+    if until is None:
+        return Figure("Runs out", *(("not in years", mean) if a_day else ("–", "nothing is used")))
+    if until.expires:
+        return Figure("Runs out", _soon(call, until.at), "when the last credits expire")
+    return Figure("Runs out", _soon(call, until.at), mean)
 
 
 def _soon(call: Call, at: datetime) -> str:

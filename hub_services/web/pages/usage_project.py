@@ -104,7 +104,7 @@ def read_project(call: Call) -> ProjectView:
         payer = payer_of(connection, call, accounts.project(connection, call.path[0][:255]))
         whole = replace(payer, only="")
         running = running_of(connection, call, whole)
-        outlook = read_outlook(connection, call, whole, since, running)
+        outlook = read_outlook(connection, call, whole, since, days, running)
         use = sum_of(bookkeeping.hours(connection, payer.id, since, call.now))
         used = bookkeeping.shares(connection, payer.id, since, call.now)
         members = accounts.members(connection, payer.id)
