@@ -328,9 +328,15 @@ def test_what_is_refused_is_said_in_the_form(stage: WebStage, open_page: Open) -
 
 
 def test_a_project_is_made_and_gets_credits_every_month(stage: WebStage, open_page: Open) -> None:
+    for user in ("user-s", "user-t", "user-new"):
+        stage.token_of(user)  # the hub has to know them
     page = open_page(ADMINISTRATOR, "accounts")
     page.get_by_label("Name", exact=True).last.fill("speech")
     page.get_by_label("Title").fill("Speech group")
+    page.get_by_label("Owners").fill("user-s, user-tt")
+    page.get_by_role("button", name="Create project").click()
+    refused = page.get_by_role("alert")
+    expect(refused).to_contain_text("Owners: nobody has the name user-tt.")
     page.get_by_label("Owners").fill("user-s, user-t")
     page.get_by_role("button", name="Create project").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Speech group")
@@ -369,6 +375,25 @@ def test_a_project_is_made_and_gets_credits_every_month(stage: WebStage, open_pa
     page.get_by_role("dialog").get_by_role("button", name="Close project").click()
     expect(page.get_by_text("It pays for nothing new.")).to_be_visible()
     assert account_of(stage, made.name).closed_at is not None
+
+
+def test_whether_a_name_that_nobody_has_yet_is_right_is_asked(
+    stage: WebStage, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = project(stage, "early")
+    elsewhere = stage.platform.settings.model_copy(update={"authenticator": "oauth.Of.Another"})
+    monkeypatch.setattr(stage.platform, "settings", elsewhere)
+    page = open_page(ADMINISTRATOR, f"accounts/{made.id}")
+    page.get_by_label("User", exact=True).fill("first-day")
+    page.get_by_role("button", name="Add to the project").click()
+    question = page.get_by_role("dialog")
+    expect(question).to_contain_text("Add somebody who is not here yet?")
+    expect(question).to_contain_text("first-day")
+    question.get_by_role("button", name="Do nothing").click()
+    page.get_by_role("button", name="Add to the project").click()
+    question.get_by_role("button", name="The name is right").click()
+    people = page.get_by_role("region", name="Members and owners, table")
+    expect(people.get_by_role("row", name="first-day")).to_contain_text("Member")
 
 
 def test_a_charge_is_given_back_and_a_balance_set_right(stage: WebStage, open_page: Open) -> None:

@@ -526,6 +526,37 @@ def test_a_project_is_made_with_its_owners(admin: httpx.Client, stranger: httpx.
     refused(stranger.post(f"/accounts/{own}/transfer", json=money), 409, "account_closed")
 
 
+def test_a_name_that_nobody_has_comes_into_no_project(
+    stage: WebStage, lab: Lab, admin: httpx.Client, owner: httpx.Client
+) -> None:
+    stage.token_of("zora")  # she is known to the hub alone
+    before = everything(stage.platform)
+    for ahead in ({}, {"ahead": True}):
+        body = {"name": "typos", "owners": [OWNER, "Olag"], **ahead}
+        error = refused(admin.post("/accounts", json=body), 400, "nobody")
+        assert (error["field"], "Olag" in error["message"]) == ("owners", True)
+        assert error["hint"] == f"Did you mean {OWNER}?"
+        for role in ("member", "owner"):
+            path = f"/accounts/{lab.project}/members/Stam"
+            error = refused(owner.put(path, json={"role": role, **ahead}), 400, "nobody")
+            assert (error["field"], error["hint"]) == ("user", f"Did you mean {STRANGER}?")
+    assert everything(stage.platform) == before
+    good(owner.put(f"/accounts/{lab.project}/members/zora", json={}))
+    good(owner.delete(f"/accounts/{lab.project}/members/zora"))
+
+
+def test_where_people_sign_in_elsewhere_somebody_may_be_in_a_project_before_they_come(
+    stage: WebStage, lab: Lab, owner: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = stage.platform.settings.model_copy(update={"authenticator": "oauth.Of.Another"})
+    monkeypatch.setattr(stage.platform, "settings", elsewhere)
+    path = f"/accounts/{lab.project}/members/stam"
+    refused(owner.put(path, json={}), 400, "nobody_yet")
+    good(owner.put(path, json={"ahead": True}))
+    good(owner.put(path, json={"role": "owner"}))  # who is in it already is not asked about
+    good(owner.delete(path))
+
+
 # ---------------------------------------------------------------------------- limits
 
 
@@ -722,6 +753,7 @@ def test_acts_are_on_the_log_with_their_person_and_address(
         admin.post(f"/accounts/{lab.own}/adjust", json={"microcredits": -1, "reason": REASON}), 201
     )
     good(admin.patch(f"/accounts/{lab.project}", json={"budget": "hard"}))
+    stage.token_of("guest")  # the hub has to know them
     good(admin.put(f"/accounts/{lab.project}/members/guest", json={}))
     good(admin.delete(f"/accounts/{lab.project}/members/guest"))
     assert log_since(stage.platform, head) == [

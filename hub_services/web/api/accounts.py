@@ -36,6 +36,7 @@ from hub_services.web.api.ledger_models import (
 from hub_services.web.api.operation import Call, Nothing
 from hub_services.web.api.reads import cursor_number
 from hub_services.web.api.wire_types import amount, is_name
+from hub_services.web.known_names import refuse_unknown
 from hub_services.web.viewer import Viewer
 
 _NO_TARGET = NotFound(
@@ -134,8 +135,10 @@ def _member_view(member: Member) -> MemberView:
 
 
 async def create_project(call: Call[Nothing, NewProjectBody]) -> AccountDetailView:
-    """Make a project without credits."""
+    """Make a project without credits. Owners whom nobody knows are refused, with the names that
+    may have been meant."""
     body = call.body
+    await refuse_unknown(call.service, "user", body.owners, field="owners", ahead=body.ahead)
     made = await _act(
         call,
         accounting.create_project,
@@ -172,7 +175,19 @@ async def change_account(call: Call[Nothing, ChangeAccountBody]) -> AccountDetai
 
 
 async def set_member(call: Call[Nothing, MemberBody]) -> AccountDetailView:
-    """Make somebody a member or an owner of a project, as one of its owners."""
+    """Make somebody a member or an owner of a project, as one of its owners. A name that nobody has
+    is refused, with those that may have been meant."""
+    identifier, user = call.path["id"], _user_name(call.path["user"])
+
+    def is_in(connection: Connection) -> bool:
+        seen = manage_account(connection, call.viewer, identifier)
+        return (
+            seen.account.kind == accounts.USER
+            or accounts.role_in(connection, seen.account, user) is not None
+        )
+
+    if not await read(call, is_in):
+        await refuse_unknown(call.service, "user", [user], field="user", ahead=call.body.ahead)
     return await _set_member(call, Role(call.body.role))
 
 

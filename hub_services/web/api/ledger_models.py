@@ -87,6 +87,12 @@ class AccountDetailView(AccountView):
     )
 
 
+_AHEAD = (
+    "Also for a name that nobody has yet. Only where people sign in elsewhere; without it such a "
+    "name is refused with the code `nobody_yet`."
+)
+
+
 class NewProjectBody(Wire):
     """A project. Money comes onto it by a grant or a transfer."""
 
@@ -94,6 +100,7 @@ class NewProjectBody(Wire):
     title: Title = ""
     budget: BudgetName = Field("hard", description=_BUDGET)
     owners: tuple[Name, ...] = Field((), max_length=100)
+    ahead: bool = Field(False, description=_AHEAD)
 
 
 class ChangeAccountBody(Wire):
@@ -116,6 +123,7 @@ class MemberBody(Wire):
     """What somebody is to be."""
 
     role: RoleName = "member"
+    ahead: bool = Field(False, description=_AHEAD)
 
 
 # ---------------------------------------------------------------------------- entries

@@ -5,6 +5,7 @@
 //   data-reason   the question asks for a reason too, which is sent as this field
 //   data-done     what is said when the page is there again; data-next: where to go then
 //   data-body     what is sent, as JSON, where a button has no form
+//   data-ahead    asked when a name is nobody's yet, before it is sent again as meant so
 // A field is sent under its name; data-as says how: credits, whole, number, moment, names, check.
 // An empty one is left out, sent as null with data-null, or as it is with data-empty. A part with data-when="field=a|b" is
 // there only while that field has one of these values.
@@ -107,13 +108,31 @@ function asks(asked, form, sent) {
   });
 }
 
+/** Nobody has this name yet: whoever wrote it says whether it is right. */
+function asksAhead(form, sent, error) {
+  const words = filled(form.dataset.done ?? "Done.", form);
+  confirmAct({
+    ask: form.dataset.ahead,
+    lost: refusal(error, form),
+    who: "If the name is right, it counts from their first sign-in on. If not, whoever gets it one day is in the project.",
+    sure: "The name is right",
+    method: form.dataset.method,
+    path: path(form, form),
+    body: { ...sent, ahead: true },
+    key: freshKey(),
+    words: (later) => refusal(later, form),
+    done: (answer) => done(form, words, answer),
+  });
+}
+
 async function send(form, sent) {
   const button = form.querySelector("[type=submit]"), words = filled(form.dataset.done ?? "Done.", form);
   button.disabled = true;
   try {
     done(form, words, await call(form.dataset.method ?? "POST", path(form, form), sent, freshKey()));
   } catch (error) {
-    complain(form, error);
+    if (error.code === "nobody_yet" && form.dataset.ahead) asksAhead(form, sent, error);
+    else complain(form, error);
   }
   button.disabled = false;
 }
