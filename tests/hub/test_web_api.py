@@ -297,6 +297,7 @@ def booking(**more: object) -> dict[str, object]:
 
 
 def test_a_reservation_is_made_listed_and_given_back(stage: WebStage, admin: httpx.Client) -> None:
+    stage.token_of("alice")
     made = admin.post("/reservations", json=booking())
     assert made.status_code == 201, made.text
     identifier = made.json()["id"]
@@ -323,6 +324,41 @@ def test_a_reservation_for_a_group_has_a_name_for_its_members_only(
     with stage.api("grace") as member, stage.api("bob") as other:
         assert member.get("/reservations").json()["items"][0]["groups"] == ["course"]
         assert other.get("/reservations").json()["items"][0]["groups"] == []
+
+
+def test_a_reservation_for_a_name_that_nobody_has_is_refused(
+    stage: WebStage, admin: httpx.Client
+) -> None:
+    platforms.submit(stage.platform, "alice", groups=["course"])
+    stage.join("zoe", "seminar")  # she and her group are known to the hub alone
+    before = everything(stage)
+    for names, field, meant in (
+        ({"users": ["alice", "Alcie"]}, "users", "Did you mean alice?"),
+        ({"users": ["zoe", "nobody-of-this-name"]}, "users", "Somebody new"),
+        ({"users": ["../groups/seminar"]}, "users", ""),
+        ({"users": ["zoe"], "groups": ["cuorse"]}, "groups", "Did you mean course?"),
+    ):
+        for ahead in (False, True):
+            answer = admin.post("/reservations", json=booking(**names, ahead=ahead))
+            error = refused(answer, 400, "nobody")
+            assert error["field"] == field and meant in error["hint"], error
+            assert names[field][-1] in error["message"]
+            assert "zoe" not in error["message"]
+    assert everything(stage) == before
+    made = admin.post("/reservations", json=booking(users=["zoe", "alice"], groups=["seminar"]))
+    assert made.status_code == 201, made.text
+
+
+def test_where_people_sign_in_elsewhere_a_reservation_may_be_for_somebody_who_comes_later(
+    stage: WebStage, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = stage.platform.settings.model_copy(update={"authenticator": "oauth.Of.Another"})
+    monkeypatch.setattr(stage.platform, "settings", elsewhere)
+    platforms.submit(stage.platform, "alice")
+    for names in ({"users": ["alicia"]}, {"users": ["alice"], "groups": ["freshmen"]}):
+        refused(admin.post("/reservations", json=booking(**names)), 400, "nobody_yet")
+        made = admin.post("/reservations", json=booking(**names, gpus=1, ahead=True))
+        assert made.status_code == 201, made.text
 
 
 # ---------------------------------------------------------------------------- what is refused

@@ -32,6 +32,7 @@ from hub_services.web.api.views import (
     reservation_view,
     workload_view,
 )
+from hub_services.web.known_names import refuse_unknown
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -112,8 +113,11 @@ async def list_reservations(call: Call[ReservationsPage, Nothing]) -> Reservatio
 
 
 async def create_reservation(call: Call[Nothing, NewReservationBody]) -> ReservationView:
-    """Keep GPUs for some people from a time to a time. It expires when nobody uses it."""
+    """Keep GPUs for some people from a time to a time. It expires when nobody uses it. Names
+    that nobody has are refused with those that may have been meant."""
     body = call.body
+    await refuse_unknown(call.service, "user", body.users, field="users", ahead=body.ahead)
+    await refuse_unknown(call.service, "group", body.groups, field="groups", ahead=body.ahead)
     new = NewReservation(
         title=body.title,
         starts_at=body.starts_at,

@@ -85,6 +85,11 @@ class NewReservationBody(Wire):
     cpus_per_gpu: float = Field(2, ge=0, le=4096, allow_inf_nan=False)
     users: tuple[Name, ...] = Field((), max_length=500, description="Who may use it.")
     groups: tuple[Name, ...] = Field((), max_length=100, description="Whose members may use it.")
+    ahead: bool = Field(
+        False,
+        description="Also for names that nobody has yet. Only where people sign in elsewhere; "
+        "without it those are refused with the code `nobody_yet`.",
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
