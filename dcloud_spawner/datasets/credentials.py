@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from dcloud_spawner.datasets import quota
+from dcloud_spawner.datasets import own_spaces, quota
 from dcloud_spawner.datasets.paths import shown
 from dcloud_spawner.datasets.rights import Asker, Who, right_of
 from dcloud_spawner.errors import Conflict, InvalidChoice
@@ -112,6 +112,7 @@ def issue(
         reach = reach_of(connection, platform.settings, asking.known(connection), server, only)
     if reach.own_bucket:
         _have_bucket(access, reach.own_bucket)
+        own_spaces.keep_quota(platform, asking.user)
     granted = fitting(reach, access.bucket, lists=can.lists)
     parent = _parent(platform, reach.own_bucket)
     made = assume(parent, granted.policy(access.bucket, lists=can.lists))

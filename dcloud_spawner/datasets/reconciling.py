@@ -26,8 +26,8 @@ from dcloud_spawner.store.storage_credentials import Credential
 CLOCKS = timedelta(seconds=60)
 """How far the storage's clock may be from ours."""
 
-OWN_SETTINGS = frozenset({"PutBucket", "PutBucketNotification"})
-"""What the platform itself does to its bucket."""
+OWN_SETTINGS = frozenset({"PutBucket", "PutBucketNotification", "PutBucketQuotaConfig"})
+"""What the platform itself does to its buckets."""
 
 VERBS = {"read": "read", "write": "write", "delete": "delete", "settings": "settings"}
 

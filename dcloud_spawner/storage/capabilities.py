@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
 
+from dcloud_spawner.storage.bucket_quota import takes_quotas
 from dcloud_spawner.storage.errors import StorageCannot, StorageRefused
 from dcloud_spawner.storage.list_probe import lists_are_confined
 from dcloud_spawner.storage.policies import session_policy
@@ -26,6 +28,8 @@ class Capabilities:
     not."""
     events: bool = False
     """The storage tells of every access, also of those that did not go through us."""
+    quotas: bool = False
+    """The storage itself refuses what there is no room for in somebody's own space."""
 
     @property
     def lacking(self) -> tuple[str, ...]:
@@ -40,6 +44,12 @@ class Capabilities:
             said.append(
                 "This storage would show the names of all files to whoever may list some, so "
                 "lists by S3 are closed: files are opened by name, and the manifest has the names."
+            )
+        if self.sts and not self.quotas:
+            said.append(
+                "This storage takes no limit of an own space from the platform: what is written "
+                "there counts within minutes, and until then somebody may store more than is "
+                "theirs."
             )
         if not self.events:
             said.append(
@@ -74,9 +84,14 @@ class CapabilityBook:
         with self._lock:
             if self._known and time.monotonic() - self._known[0] < REMEMBERED_SECONDS:
                 return self._known[1]
+            # Of a bucket that is not there yet what is asked here would be answered wrongly.
+            with contextlib.suppress(StorageRefused):
+                self._store.ensure_bucket()
             sts = self._has_sts()
             lists = sts and lists_are_confined(self._store.access)
-            found = Capabilities(sts=sts, lists=lists, events=self._store.tells_events())
+            events = self._store.tells_events()
+            quotas = sts and takes_quotas(self._store.access)
+            found = Capabilities(sts, lists, events, quotas)
             self._known = time.monotonic(), found
             return found
 

@@ -12,13 +12,8 @@ import hmac
 import threading
 from dataclasses import replace
 
-from minio import MinioAdmin
-from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException
-from urllib3.exceptions import HTTPError
-
 from dcloud_spawner.storage.access import StorageAccess
-from dcloud_spawner.storage.errors import StorageAway, StorageRefused
+from dcloud_spawner.storage.admin import administration
 
 _known: set[tuple[str, str]] = set()
 _lock = threading.Lock()
@@ -63,17 +58,7 @@ def policy_of(bucket: str, own_bucket: str) -> dict[str, object]:
 
 
 def _make(access: StorageAccess, name: str, secret: str, own_bucket: str) -> None:
-    admin = MinioAdmin(
-        endpoint=access.host,
-        credentials=StaticProvider(access.access_key, access.secret_key),
-        secure=access.secure,
-        region=access.region,
-    )
-    try:
+    with administration(access, "no user is made") as admin:
         admin.user_add(name, secret)
         admin.policy_add(name, policy=policy_of(access.bucket, own_bucket))
         admin.policy_set(name, user=name)
-    except MinioAdminException as error:
-        raise StorageRefused(error._code, f"no user is made: {error._body[:300]}") from error
-    except (HTTPError, OSError) as error:
-        raise StorageAway(f"admin: {type(error).__name__}: {error}") from error

@@ -7,14 +7,9 @@ import os
 import secrets
 from urllib.parse import urlsplit
 
-from minio import MinioAdmin
-from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException
-from urllib3.exceptions import HTTPError
-
 from dcloud_spawner.settings import Settings
 from dcloud_spawner.storage.access import StorageAccess, is_default
-from dcloud_spawner.storage.errors import StorageAway, StorageRefused
+from dcloud_spawner.storage.admin import administration
 
 TOKEN = "storage_events.token"
 """Secret file with what the storage shows; the web service makes it."""
@@ -70,12 +65,6 @@ def ask_for_events(settings: Settings, access: StorageAccess) -> bool:
     url = events_url(settings)
     if is_default(settings) or not url:
         return False
-    admin = MinioAdmin(
-        endpoint=access.host,
-        credentials=StaticProvider(access.access_key, access.secret_key),
-        secure=access.secure,
-        region=access.region,
-    )
     wanted = {
         "enable": "on",
         "endpoint": url,
@@ -83,10 +72,6 @@ def ask_for_events(settings: Settings, access: StorageAccess) -> bool:
         "batch_size": str(BATCH),
         "comment": f"DCloud {settings.deployment}",
     }
-    try:
+    with administration(access, "its log is not set") as admin:
         admin.config_set(f"audit_webhook:{settings.deployment.replace('-', '_')}", wanted)
-    except MinioAdminException as error:
-        raise StorageRefused(error._code, f"its log is not set: {error._body[:300]}") from error
-    except (HTTPError, OSError) as error:
-        raise StorageAway(f"admin: {type(error).__name__}: {error}") from error
     return True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from dcloud_spawner.store.schema import homes
 
@@ -20,7 +20,10 @@ class Home:
     created_at: datetime
     user_deleted_at: datetime | None
     size_bytes: int | None
+    """With the own space."""
     measured_at: datetime | None
+    space_bytes: int | None
+    """Of it in storage: the own space that goes with the home."""
 
 
 def of_user(connection: Connection, user: str) -> Home | None:
@@ -49,10 +52,24 @@ def mark_user_deleted(connection: Connection, user: str, at: datetime | None) ->
     return result.rowcount == 1
 
 
-def set_size(connection: Connection, volume: str, size_bytes: int, at: datetime) -> None:
-    """Write the measured size of a home."""
+def set_size(
+    connection: Connection, volume: str, size_bytes: int, at: datetime, *, space_bytes: int = 0
+) -> None:
+    """Write the measured size of a home, and how much of it is the own space in storage."""
     connection.execute(
-        update(homes).where(homes.c.volume == volume).values(size_bytes=size_bytes, measured_at=at)
+        update(homes)
+        .where(homes.c.volume == volume)
+        .values(size_bytes=size_bytes, measured_at=at, space_bytes=space_bytes)
+    )
+
+
+def set_space(connection: Connection, volume: str, space_bytes: int) -> None:
+    """Write what is in the own space now; the home's size changes with it."""
+    more = space_bytes - func.coalesce(homes.c.space_bytes, 0)
+    connection.execute(
+        update(homes)
+        .where(homes.c.volume == volume)
+        .values(size_bytes=func.coalesce(homes.c.size_bytes, 0) + more, space_bytes=space_bytes)
     )
 
 

@@ -266,6 +266,7 @@ homes = Table(
     Column("user_deleted_at", UtcDateTime, nullable=True),
     Column("size_bytes", BigInteger, nullable=True),
     Column("measured_at", UtcDateTime, nullable=True),
+    Column("space_bytes", BigInteger, nullable=True),
 )
 
 reservations = Table(

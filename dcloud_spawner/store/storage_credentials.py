@@ -55,6 +55,13 @@ def alive(connection: Connection, user: str, now: datetime) -> Sequence[Credenti
     return [_credential(row) for row in connection.execute(query.order_by(table.issued_at.desc()))]
 
 
+def holders(connection: Connection, now: datetime) -> Sequence[str]:
+    """Whoever has such that still open something, by name."""
+    table = storage_credentials.c
+    query = select(table.user).where(table.expires_at > now).distinct().order_by(table.user)
+    return connection.execute(query).scalars().all()
+
+
 def forget(connection: Connection, before: datetime) -> int:
     """Forget those that expired before a time; returns how many."""
     return connection.execute(

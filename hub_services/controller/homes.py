@@ -23,7 +23,8 @@ def measure_homes(platform: Platform) -> None:
     with platform.database.transaction() as connection:
         for volume, size_bytes in sizes.items():
             if volume in spaces and size_bytes >= 0:
-                homes.set_size(connection, volume, size_bytes + spaces[volume], now)
+                space = spaces[volume]
+                homes.set_size(connection, volume, size_bytes + space, now, space_bytes=space)
 
 
 def _spaces(platform: Platform, volumes: Iterable[str]) -> dict[str, int]:

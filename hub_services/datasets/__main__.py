@@ -21,6 +21,7 @@ from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import Settings, load_settings
 from hub_services.datasets.jobs import Jobs
 from hub_services.datasets.purging import ACTOR, empty_bin
+from hub_services.datasets.spaces import Spaces, abort_unfinished
 from hub_services.datasets.sweeping import sweep
 
 log = logging.getLogger("dcloud.data")
@@ -36,6 +37,9 @@ AFTER_FAILURE_SECONDS = 30.0
 RIGHTS_SECONDS = 3.0
 """Between two looks at who lost a right without anybody having touched a share."""
 
+SPACES_SECONDS = 30.0
+"""Between two looks at the own spaces into which somebody may write just now."""
+
 Turn = Callable[[], Awaitable[None]]
 
 
@@ -46,6 +50,7 @@ class Data:
         self._platform = platform
         self._keeper = Keeper(platform)
         self._jobs = Jobs(platform)
+        self._spaces = Spaces(platform)
 
     def turns(self) -> list[tuple[Turn, float]]:
         """Each loop, and the seconds between two of its turns."""
@@ -57,6 +62,8 @@ class Data:
             (self.leftovers, 60.0),
             (self.bin, 600.0),
             (self.uploads, 3600.0),
+            (self.spaces, SPACES_SECONDS),
+            (self.unfinished, 3600.0),
             (self.sweep, 86400.0),
         ]
 
@@ -87,6 +94,14 @@ class Data:
     async def uploads(self) -> None:
         """Cancel uploads that nobody went on with."""
         await uploading.abort_stale(self._platform, self._platform.storage, ACTOR)
+
+    async def spaces(self) -> None:
+        """Count own spaces while they are written to."""
+        await self._platform.in_storage_thread(self._spaces.turn)
+
+    async def unfinished(self) -> None:
+        """Cancel what nobody completed in own spaces."""
+        await self._platform.in_storage_thread(abort_unfinished, self._platform)
 
     async def sweep(self) -> None:
         """Remove objects that belong to nothing."""
