@@ -156,6 +156,10 @@ def test_a_member_sees_their_own_part_and_nothing_to_decide(scene: Scene, open_p
     expect(table).not_to_contain_text("main")
     page.get_by_role("link", name="The project and its members").click()
     expect(page.get_by_text("Owners of the project see every entry")).to_be_visible()
+    shares = page.get_by_role("region", name="Your share, table")
+    expect(shares).to_contain_text("Everybody else")
+    expect(page.get_by_text("Owned by user-a")).to_be_visible()
+    expect(shares).not_to_contain_text("user-a")
     expect(page.get_by_role("button", name=re.compile("Take out|Make"))).to_have_count(0)
     assert status_of(page, f"usage/session/{scene.runs.id}") == 403
 

@@ -25,7 +25,7 @@ from dcloud_spawner.errors import InvalidChoice, NotAllowed
 from dcloud_spawner.ledger.rates import MICRO
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.store import accounts, bookkeeping, entries
-from dcloud_spawner.store.accounts import Account
+from dcloud_spawner.store.accounts import Account, Role
 from dcloud_spawner.store.bookkeeping import HourOfUse
 from dcloud_spawner.store.usage import Use
 from hub_services.web.pages.days import Zone, day_words, zone_of
@@ -360,7 +360,30 @@ def test_a_project_shows_everybodys_share_and_who_decides(platform: Platform, la
     ]
     assert view.decides and view.grants[0].credits == "100.00"
     member = read_project(call(platform, BOB, ("lab",)))
-    assert not member.decides and not member.moves and len(member.shares) == 2
+    assert not member.decides and not member.moves
+
+
+def test_a_member_sees_of_others_only_what_they_used_together(
+    platform: Platform, lab: Account
+) -> None:
+    """As by the API, where of other people a member sees the owners' names and nothing else."""
+    accounting.set_member(platform, lab.id, "carol", Role.MEMBER, BOSS)
+    past(platform, Past("carol", 1, 2 * DAY, HOUR, project="lab", server="c"))
+    accounting.set_member(platform, lab.id, "carol", None, BOSS)
+    begun(platform, Past("alice", 2, HOUR, 24 * HOUR, project="lab", server="main"))
+    view = read_project(call(platform, BOB, ("lab",)))
+    assert view.owners == "alice"
+    mine, others = view.shares
+    assert (mine.user, mine.credits, mine.role, mine.running) == ("bob", "3.00", "member", 0)
+    assert (others.user, others.role, others.running) == ("", "", 1)
+    everybodys = read_project(call(platform, ALICE, ("lab",))).shares
+    assert Decimal(others.credits) == sum(
+        Decimal(row.credits) for row in everybodys if row.user != "bob"
+    )
+    assert "alice" not in str(view.shares) and "carol" not in str(view.shares)
+    for viewer, users in ((BOB, ["", "bob"]), (ALICE, ["alice", "bob", "carol"])):
+        export = EXPORTS["members"](call(platform, viewer, account=lab.id, days="7"))
+        assert [row[0] for part in export.parts for row in part] == users
 
 
 def test_a_statement_adds_up_to_the_last_micro_credit(platform: Platform, lab: Account) -> None:

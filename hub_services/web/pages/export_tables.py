@@ -19,7 +19,7 @@ from dcloud_spawner.store.usage import Session, Use
 from hub_services.web.pages.administration_tables import ADMINISTRATION_EXPORTS
 from hub_services.web.pages.exporting import Column, Export, Row, Type, credits
 from hub_services.web.pages.figures import HOUR_MICROSECONDS, KWH_MILLIJOULES
-from hub_services.web.pages.payers import Payer, chosen
+from hub_services.web.pages.payers import Payer, chosen, parts_of
 from hub_services.web.pages.usage import PERIODS
 from hub_services.web.pages.usage_days import sum_of
 from hub_services.web.pages.usage_graphs import KINDS
@@ -196,14 +196,19 @@ def days(call: Call) -> Export:
 
 
 def members(call: Call) -> Export:
-    """What each person used of a project in a time."""
+    """What each person used of a project in a time. A member gets their own part, and that of
+    everybody else together beside no name."""
     payer, from_at, until = _of(call)
     columns = (Column("user"), Column("role"), *USE)
 
     def parts() -> Iterator[Sequence[Row]]:
         with call.platform.database.reading() as connection:
-            used = bookkeeping.shares(connection, payer.id, from_at, until)
-            roles = {each.user: each.role.value for each in accounts.members(connection, payer.id)}
+            used = parts_of(payer, bookkeeping.shares(connection, payer.id, from_at, until))
+            roles = {
+                each.user: each.role.value
+                for each in accounts.members(connection, payer.id)
+                if payer.only in ("", each.user)
+            }
         yield [
             (user, roles.get(user, ""), *_use(used.get(user, Use())))
             for user in sorted({*used, *roles})

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection
 
 from dcloud_spawner.errors import NotAllowed
 from dcloud_spawner.store import accounts
 from dcloud_spawner.store.accounts import PROJECT, USER, Account, Role
+from dcloud_spawner.store.usage import Use
 from hub_services.web.pages.views import Call
+
+EVERYBODY_ELSE = ""
+"""Nobody has this name."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,16 @@ def chosen(connection: Connection, call: Call) -> tuple[Payer | None, list[Payer
         known = payer_of(connection, call, accounts.find(connection, identifier[:64]))
         own = [*own, known]
     return known, own
+
+
+def parts_of(payer: Payer, used: Mapping[str, Use]) -> dict[str, Use]:
+    """Of what each person used, as much as the viewer may see: a member sees their own part, and
+    under :data:`EVERYBODY_ELSE` that of all others together, which the balance tells anyway."""
+    if not payer.only:
+        return dict(used)
+    others = [use for user, use in used.items() if user != payer.only]
+    rest = {each.name: sum(getattr(use, each.name) for use in others) for each in fields(Use)}
+    return {payer.only: used.get(payer.only, Use()), EVERYBODY_ELSE: Use(**rest)}
 
 
 def refused() -> NotAllowed:

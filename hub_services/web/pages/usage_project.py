@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from sqlalchemy import Connection
 
-from dcloud_spawner.form.words import credits_figure
+from dcloud_spawner.form.words import credits_figure, listed
 from dcloud_spawner.store import accounts, bookkeeping, grants
 from dcloud_spawner.store.accounts import Budget, Member, Role
 from dcloud_spawner.store.entries import Entry
@@ -22,7 +22,7 @@ from hub_services.web.pages.figures import (
     utc,
     when,
 )
-from hub_services.web.pages.payers import Payer, payer_of
+from hub_services.web.pages.payers import EVERYBODY_ELSE, Payer, parts_of, payer_of
 from hub_services.web.pages.usage import PERIODS, figures, read_outlook
 from hub_services.web.pages.usage_days import sum_of
 from hub_services.web.pages.usage_ledger import MOVES, EntryRow, entry_row
@@ -44,6 +44,7 @@ class ShareRow:
     """One person's part."""
 
     user: str
+    """Empty: everybody else together, whom a member does not see one by one."""
     role: str
     """Empty for somebody who is no longer in it."""
     since: str
@@ -85,6 +86,8 @@ class ProjectView:
     days: int
     periods: tuple[int, ...]
     figures: tuple[Figure, ...]
+    owners: str
+    """Their names."""
     shares: tuple[ShareRow, ...]
     grants: tuple[GrantRow, ...]
     moves: tuple[EntryRow, ...]
@@ -122,7 +125,8 @@ def read_project(call: Call) -> ProjectView:
         days=days,
         periods=tuple(sorted(int(each) for each in PERIODS)),
         figures=figures(call, payer, outlook, use, days),
-        shares=_shares(call, members, used, running),
+        owners=listed([each.user for each in members if each.role is Role.OWNER]),
+        shares=_shares(call, payer, members, used, running),
         grants=tuple(_grant(each, call) for each in given),
         moves=tuple(entry_row(call, each, dict(names)) for each in moves),
         decides=payer.role is Role.OWNER or call.viewer.administrator,
@@ -149,16 +153,19 @@ def _targets(connection: Connection, call: Call, payer: Payer) -> tuple[tuple[st
 
 
 def _shares(
-    call: Call, members: list[Member], used: dict[str, Use], running: RunningView
+    call: Call, payer: Payer, members: list[Member], used: dict[str, Use], running: RunningView
 ) -> tuple[ShareRow, ...]:
-    """Everybody who is in it, and everybody who used something; who used most first."""
-    known = {member.user: member for member in members}
+    """Everybody who is in it, and everybody who used something, as far as the viewer may see them;
+    who used most first."""
+    used = parts_of(payer, used)
+    known = {member.user: member for member in members if payer.only in ("", member.user)}
     total = sum(use.microcredits for use in used.values())
     time = sum(use.gpu_microseconds for use in used.values())
     busy: dict[str, int] = {}
     for row in running.rows:
         name = row.user or call.viewer.name
-        busy[name] = busy.get(name, 0) + 1
+        seen = name if payer.only in ("", name) else EVERYBODY_ELSE
+        busy[seen] = busy.get(seen, 0) + 1
     rows = []
     for user in {*known, *used}:
         use, member = used.get(user, Use()), known.get(user)
@@ -182,7 +189,7 @@ def _shares(
                 you=call.viewer.owns(user),
             )
         )
-    return tuple(sorted(rows, key=lambda row: (-row.part_percent, row.user)))
+    return tuple(sorted(rows, key=lambda row: (not row.user, -row.part_percent, row.user)))
 
 
 def _grant(grant: Grant, call: Call) -> GrantRow:
