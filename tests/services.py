@@ -26,10 +26,8 @@ import psycopg
 from psycopg import sql
 
 from dcloud_spawner.errors import ConfigurationError
-from dcloud_spawner.images import ImageState, ImageStore
-from dcloud_spawner.settings import Settings
 from hub_services.cli import machine
-from hub_services.cli.deployment import CHECKOUT, cache_dir
+from hub_services.cli.deployment import cache_dir
 from hub_services.cli.node import install_proxy
 
 PACKAGES = {
@@ -341,24 +339,3 @@ def _wait_until_gone(pid: int, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
         time.sleep(0.1)
-
-
-def prepare_minio() -> None:
-    """Build MinIO where it is not there yet."""
-    try:
-        minio_binary()
-    except Missing as error:
-        say(str(error))
-
-
-def prepare_base_image() -> None:
-    """Build what most tests with containers rest on."""
-    if not machine.docker_version():
-        return
-    with tempfile.TemporaryDirectory(prefix="dcloud-tests-") as folder:
-        settings = Settings(
-            state=Path(folder), images_dir=CHECKOUT / "images", profiles_dir=CHECKOUT / "profiles"
-        )
-        status = ImageStore(settings).prepare(BASE_IMAGE)
-    if status.state is not ImageState.READY:
-        say(f"{BASE_IMAGE}: {status.message}")

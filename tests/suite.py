@@ -1,7 +1,7 @@
 """The run of the whole suite, in parts side by side.
 
 python -m tests.suite prepare      OS packages and the proxy, where we may
-python -m tests.suite run [...]    pytest on SQLite in two parts and, beside them, on
+python -m tests.suite run [...]    pytest on SQLite in three parts and, beside them, on
                                    PostgreSQL what may come out differently there
 """
 
@@ -16,12 +16,15 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from pytest import ExitCode
 
 from hub_services.cli.deployment import CHECKOUT, cache_dir
 from hub_services.cli.node import install_proxy
-from tests.services import docker_for_the_run, prepare, prepare_base_image, prepare_minio, say
+from tests.fetching import fetch_everything
+from tests.services import docker_for_the_run, prepare, say
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Part:
     arguments: tuple[str, ...] = ()
     marked: str = ""
     """Of them those that this expression of markers chooses."""
+    offline: bool = False
+    """In a network of its own, see ``tests/offline.py``."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,11 @@ class Outcome:
 
 
 CONTAINERS = ("tests/docker", "tests/sandbox", "tests/faults")
-"""Folders of one of the two parts on SQLite; the rest takes about as long."""
+"""Folders of one of the two lanes on SQLite; the rest takes about as long."""
+
+IN_A_BROWSER = "browser and not soak"
+"""Offline, for a browser gives up what it loads when an address comes or goes on the machine, as
+one does with each container that starts or ends beside it."""
 
 ON_A_DATABASE = "database and not soak"
 NOT_THE_SAME_ON_ANY = f"{ON_A_DATABASE} and not sqlite_suffices"
@@ -67,55 +76,73 @@ HANGS_SECONDS = 600
 """After so long a test hangs, also where others want the cores too."""
 
 
-def parts_of(databases: Sequence[str], arguments: Sequence[str]) -> list[Part]:
-    """The runs for some databases. Those on SQLite are all tests and would take the longest, so
-    they are parted; tests that somebody names are not. Beside SQLite the other database gets the
-    tests that may come out differently there; alone, or for tests that somebody names, all that
-    touch the database."""
+def lanes_of(databases: Sequence[str], arguments: Sequence[str]) -> list[list[Part]]:
+    """The runs for some databases: those of a lane one after the other, the lanes side by side.
+    Those on SQLite are all tests and would take the longest, so they are parted; tests that
+    somebody names are not. Beside SQLite the other database gets the tests that may come out
+    differently there; alone, or for tests that somebody names, all that touch the database."""
     named = any(not argument.startswith("-") for argument in arguments)
-    parts = []
+    lanes = []
     for database in databases:
         if database == "sqlite" and not named:
             rest = tuple(f"--ignore={path}" for path in CONTAINERS)
-            parts += [
-                Part("sqlite-containers", database, CONTAINERS),
-                Part("sqlite-rest", database, rest),
-            ]
+            lanes.append([Part("sqlite-containers", database, CONTAINERS)])
+            lanes.append(
+                [
+                    Part("sqlite-browser", database, rest, IN_A_BROWSER, offline=True),
+                    Part("sqlite-rest", database, rest, f"not ({IN_A_BROWSER})"),
+                ]
+            )
         elif database == "sqlite":
-            parts.append(Part(database, database))
+            lanes.append([Part(database, database)])
         else:
             all_of_them = named or "sqlite" not in databases
             marked = ON_A_DATABASE if all_of_them else NOT_THE_SAME_ON_ANY
-            parts.append(Part(database, database, marked=marked))
-    return parts
+            lanes.append([Part(database, database, marked=marked)])
+    return lanes
 
 
 def run(databases: Sequence[str], arguments: Sequence[str]) -> int:
-    """All parts side by side; 0 when all tests passed.
+    """All lanes side by side; 0 when all tests passed.
 
     Tests wait more than they compute, so three at once take little longer than one. What the
-    later ones print is kept and shown when the first has ended.
+    later ones print is kept and shown when all have ended.
     """
-    with docker_for_the_run(), ExitStack() as running:
-        with ThreadPoolExecutor(2) as threads:  # before several runs want them at once
-            for done in [threads.submit(prepare_base_image), threads.submit(prepare_minio)]:
-                done.result()
-        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="dcloud-tests-")))
-        first, *others = parts_of(databases, arguments)
-        beside = {part: running.enter_context(_pytest(part, arguments, folder)) for part in others}
-        with _pytest(first, arguments, folder, shown=True) as process:
-            outcomes = [_outcome(first, process, folder)]
-        for part, process in beside.items():
-            say(f"waiting for {part.name}")
-            outcomes.append(_outcome(part, process, folder))
-            sys.stdout.write((folder / part.name).read_text(errors="replace"))
-            sys.stdout.flush()
+    with docker_for_the_run(), tempfile.TemporaryDirectory(prefix="dcloud-tests-") as name:
+        folder, lanes = Path(name), lanes_of(databases, arguments)
+        if len(lanes) > 1:
+            fetch_everything()
+        with ThreadPoolExecutor(len(lanes)) as threads:
+            running = [
+                threads.submit(_lane, lane, arguments, folder, shown=lane is lanes[0])
+                for lane in lanes
+            ]
+            outcomes = [found for lane in running for found in lane.result()]
+        for found in outcomes:
+            printed = folder / found.part.name
+            if printed.exists():
+                say(f"what {found.part.name} printed")
+                sys.stdout.write(printed.read_text(errors="replace"))
+                sys.stdout.flush()
         red = [found for found in outcomes if found.code]
         again = [_alone(found, folder) for found in red] if may_end_well(red) else []
     for line in summary(outcomes, again):
         say(line)
     ends = again or outcomes
     return next((found.code for found in ends if found.code), 0)
+
+
+def _lane(
+    parts: Sequence[Part], arguments: Sequence[str], folder: Path, *, shown: bool
+) -> list[Outcome]:
+    """Parts one after the other, until somebody interrupts one."""
+    outcomes = []
+    for part in parts:
+        with _pytest(part, arguments, folder, shown=shown) as process:
+            outcomes.append(_outcome(part, process, folder))
+        if outcomes[-1].code == ExitCode.INTERRUPTED and not outcomes[-1].failed:
+            break
+    return outcomes
 
 
 def may_end_well(red: Sequence[Outcome]) -> bool:
@@ -157,7 +184,8 @@ def _outcome(part: Part, process: subprocess.Popen[bytes], folder: Path) -> Outc
 
 def _alone(found: Outcome, folder: Path) -> Outcome:
     """Try what failed once more with the machine to itself."""
-    part = Part(f"{found.part.name}-again", found.part.database, tuple(found.failed))
+    name = f"{found.part.name}-again"
+    part = replace(found.part, name=name, arguments=tuple(found.failed), marked="")
     say(f"{found.part.name}: failed beside other runs, once more alone: {', '.join(found.failed)}")
     with _pytest(part, (), folder, shown=True) as process:
         return _outcome(part, process, folder)
@@ -169,7 +197,8 @@ def _pytest(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """One run, ended with its block; it prints into a file, or for everybody to see."""
     path = f"{install_proxy(cache_dir())}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [sys.executable, "-m", "pytest", f"--timeout={HANGS_SECONDS}", *part.arguments]
+    program = "tests.offline" if part.offline else "pytest"
+    command = [sys.executable, "-m", program, f"--timeout={HANGS_SECONDS}", *part.arguments]
     command += arguments
     if part.marked:
         command += ["-m", part.marked]

@@ -37,6 +37,7 @@ from tests.docker.people import (
 )
 from tests.hub.sign_in import Visitor
 from tests.live import Deployment
+from tests.patience import patient
 
 pytestmark = pytest.mark.docker
 
@@ -52,7 +53,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def more_settings() -> dict[str, Any]:
-    return {"meter_seconds": TICK, "schedule_seconds": 1, "launch_timeout_seconds": 5}
+    return {"meter_seconds": TICK, "schedule_seconds": 1, "launch_timeout_seconds": patient(3)}
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_warnings_come_in_time_and_at_zero_servers_stop_with_their_homes_safe(
     for each in (person, other):  # they share the end
         each.run(quick(1, account=lab.name))
     person.shell("echo kept > /home/dcloud/work.txt")
-    take_all_but(platform, lab, 20)
+    take_all_but(platform, lab, 30)
     told: list[dict[str, Any]] = []
     until(lambda: told.extend(notices(person)) or told, 10, "the notice")
     (notice,) = told

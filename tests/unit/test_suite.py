@@ -14,7 +14,7 @@ from sqlalchemy import text
 from dcloud_spawner.store.database import Database
 from tests.conftest import ON_POSTGRESQL
 from tests.services import PostgreSQL, free_port
-from tests.suite import AGAIN, Outcome, Part, may_end_well, parts_of, summary
+from tests.suite import AGAIN, Outcome, Part, lanes_of, may_end_well, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,19 +102,34 @@ def test_a_free_port_is_free() -> None:
     assert 1024 < free_port() < 65536
 
 
-def test_the_parts_of_a_run_are_all_tests_once() -> None:
-    containers, rest, _ = parts_of(("sqlite", "postgresql"), ("--durations=20",))
-    assert {f"--ignore={path}" for path in containers.arguments} == set(rest.arguments)
-    assert containers.marked == rest.marked == ""
-    assert [part.arguments for part in parts_of(("sqlite",), ("tests/unit",))] == [()]
+def test_the_lanes_of_a_run_are_all_tests_once() -> None:
+    (containers,), (browser, rest), _ = lanes_of(("sqlite", "postgresql"), ("--durations=20",))
+    ignored = {f"--ignore={path}" for path in containers.arguments}
+    assert ignored == set(rest.arguments) == set(browser.arguments)
+    assert containers.marked == "" and rest.marked == f"not ({browser.marked})"
+    assert [part.offline for part in (containers, browser, rest)] == [False, True, False]
+    assert [part.arguments for (part,) in lanes_of(("sqlite",), ("tests/unit",))] == [()]
 
 
 def test_postgresql_alone_runs_all_that_touch_the_database_and_less_beside_sqlite() -> None:
-    *_, beside = parts_of(("sqlite", "postgresql"), ())
-    (alone,) = parts_of(("postgresql",), ())
-    *_, named = parts_of(("sqlite", "postgresql"), ("tests/docker/test_gpus.py",))
+    *_, (beside,) = lanes_of(("sqlite", "postgresql"), ())
+    ((alone,),) = lanes_of(("postgresql",), ())
+    *_, (named,) = lanes_of(("sqlite", "postgresql"), ("tests/docker/test_gpus.py",))
     assert alone.marked == named.marked == "database and not soak"
     assert beside.marked == f"{alone.marked} and not sqlite_suffices"
+
+
+def test_offline_nothing_but_loopback_is_there(tmp_path: Path) -> None:
+    (tmp_path / "test_network.py").write_text(
+        "import socket\n"
+        "def test_network():\n"
+        "    assert socket.if_nameindex() == [(1, 'lo')]\n"
+        "    with socket.create_server(('127.0.0.1', 0)) as server:\n"
+        "        socket.create_connection(server.getsockname(), 5).close()\n"
+    )
+    command = [sys.executable, "-m", "tests.offline", "-q", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "no network of our own" in done.stdout or done.returncode == 0, done.stdout
 
 
 def test_what_came_out_is_reported_for_whoever_asks(tmp_path: Path) -> None:
