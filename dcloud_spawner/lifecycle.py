@@ -82,10 +82,10 @@ def submit(
                 "This server already runs or waits.", hint="Stop it or leave the queue first."
             )
         people.note(connection, user, groups, administrator, now)
-        refuse_beyond_limits(connection, platform.settings, new, now)
+        may_have = refuse_beyond_limits(connection, platform.settings, new, now)
         payer = accounting.payer(connection, platform.settings, user, choice.account, now)
         new = replace(new, account=payer.id)
-        new = with_due(connection, platform, new, groups, now)
+        new = with_due(connection, platform, new, groups, now, may_have.limits.tier)
         new = replace(new, reservation=reservation_for(connection, new, groups, now))
         refuse_unpayable(connection, payer, new, platform.hold_rule, now)
         chosen: tuple[choose.Chosen, ...] = ()
@@ -94,9 +94,9 @@ def submit(
             chosen = choose.resolve(connection, asking, choice.datasets)
         workload = workloads.insert(connection, new, now)
         mounted = choose.take(connection, workload.id, chosen, now)
-        place_in_line(connection, (payer,), platform.hold_rule, now)
-        look_at(connection, platform.gates, workload.id, now)
-        workload = workloads.get(connection, workload.id)
+        placed = place_in_line(connection, (payer,), platform.hold_rule, now)
+        if look_at(connection, platform.gates, workload.id, now) or placed:
+            workload = workloads.get(connection, workload.id)
         detail: dict[str, object] = {"user": user, "server": server_name}
         detail["choice"] = choice.as_dict()
         if mounted:

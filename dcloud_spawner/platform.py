@@ -21,6 +21,7 @@ from dcloud_spawner.budget_gate import BudgetGate, rule_of, set_aside
 from dcloud_spawner.engines.base import Engine
 from dcloud_spawner.engines.select import select_engine
 from dcloud_spawner.limit_gate import LimitGate
+from dcloud_spawner.passes import Passes
 from dcloud_spawner.profiles import ProfileBook
 from dcloud_spawner.scheduler.order import Policy
 from dcloud_spawner.scheduler.plan import Plan
@@ -83,6 +84,7 @@ class Platform:
         """After so long, what somebody had of the pool counts half."""
         self.on_admitted: list[Callable[[Sequence[str]], None]] = []
         """Called after a pass of this process, from its thread, with the admitted ids."""
+        self._passes = Passes(self._one_pass)
         self._database_threads = ThreadPoolExecutor(4, "database")
         self._reading_threads = ThreadPoolExecutor(2, "reading")
         self.engine_threads = ThreadPoolExecutor(settings.engine_workers, "engine")
@@ -134,7 +136,15 @@ class Platform:
         return CapabilityBook(self.storage, default=is_default(self.settings))
 
     def run_pass(self) -> Plan:
-        """One scheduling pass now. Blocks."""
+        """A scheduling pass that begins now, or as soon as the one that runs is over; threads that
+        ask meanwhile share it. Blocks."""
+        return self._passes.ask().result()
+
+    async def pass_soon(self) -> Plan:
+        """The same for the event loop: who waits for it takes no thread."""
+        return await asyncio.wrap_future(self._passes.ask())
+
+    def _one_pass(self) -> Plan:
         return schedule(
             self.database,
             self.capacity,
@@ -193,6 +203,7 @@ class Platform:
 
     def close(self) -> None:
         """Let go of threads and connections."""
+        self._passes.close()
         self._database_threads.shutdown(wait=False, cancel_futures=True)
         self._reading_threads.shutdown(wait=False, cancel_futures=True)
         self.engine_threads.shutdown(wait=False, cancel_futures=True)

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
-from dcloud_spawner.limits import standing
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.roles import best_tier
 from dcloud_spawner.scheduler import fairness
@@ -55,16 +54,16 @@ def with_due(
     new: NewWorkload,
     groups: Collection[str],
     now: datetime,
+    tier_of_roles: str | None,
 ) -> NewWorkload:
     """Decide once when a request is due, by the better tier of one's groups and roles; also notes
     its user's weight. Whole seconds, so that a time that is read back is the time that was
     written, and its parts add up to it."""
     policy, settings = platform.policy, platform.settings
-    limits = standing(connection, settings, new.user, now).limits
-    tiers = [tier_of(settings, groups), *([limits.tier] if limits.tier else [])]
+    tiers = [tier_of(settings, groups), *([tier_of_roles] if tier_of_roles else [])]
     tier = best_tier(tiers, settings.tiers) or BRONZE
-    _note_weight(connection, new.user, weight_of(platform.settings, groups), now)
-    share, fair = shares_of(connection, platform, new.user, now)
+    row = _note_weight(connection, new.user, weight_of(platform.settings, groups), now)
+    share, fair = shares_of(connection, platform, row, now)
     return replace(
         new,
         tier=tier,
@@ -74,23 +73,20 @@ def with_due(
 
 
 def shares_of(
-    connection: Connection, platform: Platform, user: str, now: datetime
+    connection: Connection, platform: Platform, row: ShareRow, now: datetime
 ) -> tuple[float, float]:
-    """The part of the pool that a user had lately, and the part that would be fair.
+    """The part of the pool that the user of a row had lately, and the part that would be fair.
 
     What they hold now counts with the whole time they asked for, so that nobody gets a second
     turn at once. Active is whoever waits, holds something, or gave something back within one
     half-life; somebody who is alone has a fair share of 1.
     """
-    half_life = platform.half_life_seconds
-    row = shares.find(connection, user)
-    had = Amount()
-    if row is not None:
-        had = fairness.faded(_amount(row), (now - row.at).total_seconds(), half_life)
+    half_life, user = platform.half_life_seconds, row.user
+    had = fairness.faded(_amount(row), (now - row.at).total_seconds(), half_life)
     for held in shares.held_now(connection, user):
         had += _rate(held.gpus, held.cpu_millicores, held.memory_bytes) * held.limit_seconds
     weights = dict(shares.weights_of_active(connection, now - timedelta(seconds=half_life)))
-    weights.setdefault(user, row.weight if row is not None else 1.0)
+    weights.setdefault(user, row.weight)
     if len(weights) == 1:
         return 0.0, 1.0
     total = _total(connection, platform)
@@ -126,13 +122,14 @@ def count_use(
     shares.write_all(connection, rows.values())
 
 
-def _note_weight(connection: Connection, user: str, weight: float, now: datetime) -> None:
+def _note_weight(connection: Connection, user: str, weight: float, now: datetime) -> ShareRow:
+    """The row of a user, with this weight."""
     row = shares.find(connection, user)
-    if row is None:
-        shares.write_all(connection, [ShareRow(user, weight, 0.0, 0.0, 0.0, now)])
-    elif row.weight != weight:
-        kept = (row.gpu_seconds, row.cpu_core_seconds, row.memory_gib_seconds)
-        shares.write_all(connection, [ShareRow(user, weight, *kept, row.at)])
+    if row is not None and row.weight == weight:
+        return row
+    noted = replace(row, weight=weight) if row else ShareRow(user, weight, 0.0, 0.0, 0.0, now)
+    shares.write_all(connection, [noted])
+    return noted
 
 
 def _amount(row: ShareRow) -> Amount:

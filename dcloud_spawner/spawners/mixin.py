@@ -209,7 +209,7 @@ class PlatformSpawner(SpawnerRow):
             ) from error
 
     async def _wait(self, workload: Workload) -> None:
-        await self.platform.in_database_thread(self.platform.run_pass)
+        await self.platform.pass_soon()
         state = await self.watch.until_not_queued(workload.id)
         if state not in (State.ADMITTED, State.STARTING):
             raise Conflict("This request was cancelled.", code="cancelled")

@@ -71,7 +71,7 @@ class AdmissionWatch:
             try:
                 if loop.time() >= next_pass:
                     next_pass = loop.time() + self._platform.settings.schedule_seconds
-                    await self._platform.in_database_thread(self._platform.run_pass)
+                    await self._platform.pass_soon()
                 states = await self._states(list(self._waiting))
             except Exception:
                 # The database may be away for a while; the queue survives in it.

@@ -141,7 +141,8 @@ def accounts_of_queue(connection: Connection) -> Sequence[Account]:
         or_(accounts.c.budget != Budget.NONE.value, accounts.c.closed_at.is_not(None)),
         accounts.c.id.in_(waiting),
     )
-    return list(get_all(connection, connection.execute(query).scalars().all()).values())
+    found = connection.execute(query).scalars().all()
+    return list(get_all(connection, found).values()) if found else []
 
 
 def admitted(connection: Connection, identifiers: Collection[str]) -> Sequence[Admitted]:
