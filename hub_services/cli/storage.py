@@ -7,10 +7,12 @@ from urllib.parse import urlsplit
 
 from dcloud_spawner.errors import ConfigurationError, DCloudError
 from dcloud_spawner.settings import Settings
+from dcloud_spawner.storage import telling
 from dcloud_spawner.storage.access import access_of, is_default, storage_address
 from dcloud_spawner.storage.capabilities import CapabilityBook
 from dcloud_spawner.storage.errors import ObjectMissing, StorageAway, StorageRefused
 from dcloud_spawner.storage.store import ObjectStore
+from dcloud_spawner.storage.telling import Silence
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class StorageStatus:
     """Users get short-lived keys."""
     events: bool = False
     """The storage tells of accesses."""
+    quotas: bool = False
+    """It refuses what own spaces have no room for."""
+    silence: Silence | None = None
+    """Why what it tells does not arrive."""
     unsigned: bool = False
     """It was seen to write what nobody had signed."""
     problem: str = ""
@@ -37,7 +43,9 @@ class StorageStatus:
         if self.problem:
             return f"{kind}: {self.problem}"
         has = "short-lived keys" if self.sts else "no short-lived keys"
-        told = "events" if self.events else "no events"
+        told = "no events"
+        if self.events:
+            told = "events that do not arrive" if self.silence else "events"
         return f"{kind}, bucket {self.bucket}, {has}, {told}"
 
 
@@ -52,7 +60,17 @@ def look(settings: Settings) -> StorageStatus:
         store.require_bucket()
         can = CapabilityBook(store, default=default).get()
         unsigned = can.sts and not store.looks_at_signatures()
-        return StorageStatus(url, default, bucket, True, can.sts, can.events, unsigned)
+        return StorageStatus(
+            url,
+            default,
+            bucket,
+            True,
+            sts=can.sts,
+            events=can.events,
+            quotas=can.quotas,
+            silence=None if default else telling.silence(settings),
+            unsigned=unsigned,
+        )
     except ObjectMissing:
         return StorageStatus(
             url, default, bucket, True, problem=f"no bucket {bucket} yet", mend="dcloud up"
@@ -101,6 +119,16 @@ def remarks(settings: Settings, seen: StorageStatus) -> list[tuple[str, str]]:
             (
                 "the storage writes, unsigned, for whoever knows the name of an access key",
                 "a newer server; until then storage_access_key is as secret as storage_secret_key",
+            )
+        )
+    if seen.silence is not None:
+        found.append((seen.silence.problem, seen.silence.mend))
+    if seen.sts and not seen.quotas:
+        found.append(
+            (
+                "the storage takes no quota of an own space: what is written there counts within "
+                "minutes",
+                "MinIO, with keys that may set quotas (admin:SetBucketQuota)",
             )
         )
     if settings.storage_public_url and not seen.sts:

@@ -14,7 +14,7 @@ from dcloud_spawner.platform import Platform
 from dcloud_spawner.settings import load_settings
 from hub_services.web.application import make_application
 from hub_services.web.service import open_service
-from hub_services.web.storage_events import ask_until_told
+from hub_services.web.storage_events import keep_told
 
 log = logging.getLogger("dcloud.web")
 
@@ -37,7 +37,7 @@ async def serve() -> None:
         # The proxy comes by loopback, programs inside servers by the hub's address.
         with contextlib.suppress(OSError):
             servers.append(application.listen(settings.web_port, address, max_body_size=most))
-    asking = asyncio.create_task(ask_until_told(platform))
+    asking = asyncio.create_task(keep_told(platform))
     service.pool.keep_fresh()
     log.info("Listening on 127.0.0.1:%d, %s", settings.web_port, service.paths.service)
     try:

@@ -19,7 +19,8 @@ import pytest
 from dcloud_spawner.datasets import catalog
 from dcloud_spawner.datasets.catalog import Description
 from dcloud_spawner.platform import utc_now
-from dcloud_spawner.storage import keys
+from dcloud_spawner.storage import keys, telling
+from dcloud_spawner.storage.telling import Silence
 from dcloud_spawner.store import dataset_files, datasets, events
 from dcloud_spawner.store.dataset_files import NewFile
 from dcloud_spawner.store.datasets import Dataset
@@ -86,6 +87,18 @@ def test_everybody_sees_what_is_theirs_shared_and_public_and_nothing_else(scene:
     assert set(names(scene.page(OWNER, "datasets?view=shared"))) == shared
     assert set(names(scene.page(OWNER, "datasets?view=public"))) == public
     assert "ward-records" in names(scene.page(ADMINISTRATOR, "datasets"))
+
+
+def test_that_the_storage_tells_nothing_is_on_the_page_of_administrators_alone(
+    scene: Scene,
+) -> None:
+    silence = Silence("what it tells does not arrive", "let it reach <us>")
+    telling.note(scene.stage.settings, silence, utc_now())
+    told = scene.page(ADMINISTRATOR, "datasets").text
+    assert "what it tells does not arrive. To mend it: let it reach &lt;us&gt;." in told
+    assert "does not arrive" not in scene.page(OWNER, "datasets").text
+    telling.note(scene.stage.settings, None, utc_now())
+    assert "does not arrive" not in scene.page(ADMINISTRATOR, "datasets").text
 
 
 def test_a_search_finds_words_of_names_tags_and_descriptions(scene: Scene) -> None:

@@ -15,6 +15,8 @@ from sqlalchemy import ColumnElement, Connection, and_, true
 
 from dcloud_spawner.datasets.rights import Right, Who, mine, rights_of, shared_with, visible
 from dcloud_spawner.errors import InvalidChoice
+from dcloud_spawner.storage import telling
+from dcloud_spawner.storage.telling import Silence
 from dcloud_spawner.store import dataset_shares
 from dcloud_spawner.store.datasets import Dataset
 from dcloud_spawner.store.datasets_browse import (
@@ -80,6 +82,8 @@ class Catalogue:
     """What the search form sends along."""
     any: bool
     """Whether there is any dataset that this reader may see."""
+    silence: Silence | None
+    """For administrators: why what is done by S3 is not on the action log."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ def read_catalogue(call: Call) -> Catalogue:
         following=f"?{urlencode({**here, 'after': more})}" if more else "",
         keep=[(name, value) for name, value in here.items() if name == "view"],
         any=any_,
+        silence=telling.silence(call.platform.settings) if call.viewer.administrator else None,
     )
 
 
