@@ -68,9 +68,9 @@ c.JupyterHub.services = [
 c.JupyterHub.load_roles = [
     {
         "name": "controller",
-        "description": "Take up waiting starts after a hub restart, stop servers at their limit",
+        "description": "Take up waiting starts after a hub restart, see which groups there are",
         "services": ["controller"],
-        "scopes": ["list:users", "read:servers", "servers"],
+        "scopes": ["list:users", "list:groups", "read:servers", "servers"],
     },
     USER_ROLE,
     SERVER_ROLE,

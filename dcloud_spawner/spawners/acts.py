@@ -19,6 +19,7 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.log import log_request
 from tornado.web import RequestHandler
 
+from dcloud_spawner.datasets.groups import end_shares
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.spawners.actor import actor_of
 from dcloud_spawner.spawners.memberships import Memberships, memberships
@@ -111,6 +112,8 @@ def _append(
 ) -> None:
     with platform.database.transaction() as connection:
         write_memberships(connection, changed)
+        if changed.gone:
+            end_shares(connection, changed.gone, actor)
         events.note(connection, actor, action[:64], target, at=utc_now(), detail=detail)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, delete, select
+from sqlalchemy import Connection, and_, delete, select, update
 
 from dcloud_spawner.store.datasets_schema import dataset_shares
 
@@ -27,6 +27,8 @@ class Share:
     right: str
     by: str
     at: datetime
+    missing: int | None = None
+    """Of a group: in how many looks in a row the hub did not have it; None: it never had it."""
 
 
 def of_dataset(connection: Connection, dataset: str) -> Sequence[Share]:
@@ -80,6 +82,35 @@ def remove_with(connection: Connection, kind: str, name: str) -> Sequence[str]:
     found = connection.execute(select(dataset_shares.c.dataset).where(mine)).scalars().all()
     connection.execute(delete(dataset_shares).where(mine))
     return found
+
+
+def groups(connection: Connection) -> Sequence[str]:
+    """Those that anything is shared with."""
+    query = select(dataset_shares.c.name).where(dataset_shares.c.kind == GROUP)
+    return connection.execute(query.distinct().order_by(dataset_shares.c.name)).scalars().all()
+
+
+def look_for_groups(connection: Connection, present: Collection[str], *, count: bool) -> None:
+    """Write down which groups the hub has; with ``count``, once more which it has no longer."""
+    table = dataset_shares
+    of_group = table.c.kind == GROUP
+    rows = connection.execute(select(table.c.name, table.c.missing).where(of_group)).all()
+    back = {row.name for row in rows if row.name in present and row.missing != 0}
+    gone = {row.name for row in rows if row.name not in present and row.missing is not None}
+    for name in sorted(back):
+        mine = and_(of_group, table.c.name == name)
+        connection.execute(update(table).where(mine).values(missing=0))
+    for name in sorted(gone) if count else ():
+        mine = and_(of_group, table.c.name == name, table.c.missing.is_not(None))
+        connection.execute(update(table).where(mine).values(missing=table.c.missing + 1))
+
+
+def missing_groups(connection: Connection, looks: int) -> Sequence[str]:
+    """Groups that were not there in so many looks in a row, or more."""
+    query = select(dataset_shares.c.name).where(
+        dataset_shares.c.kind == GROUP, dataset_shares.c.missing >= looks
+    )
+    return connection.execute(query.distinct().order_by(dataset_shares.c.name)).scalars().all()
 
 
 def remove_all(connection: Connection, dataset: str) -> None:

@@ -154,6 +154,8 @@ dataset_shares = Table(
     Column("right", String(8), nullable=False),
     Column("by", String(255), nullable=False),
     Column("at", UtcDateTime, nullable=False),
+    # Of a group: how often in a row the hub had it no more; nothing before the hub ever had it.
+    Column("missing", Integer, nullable=True),
     Index("ix_dataset_shares_with", "kind", "name"),
 )
 

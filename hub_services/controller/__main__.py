@@ -10,6 +10,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 
+from dcloud_spawner.datasets import groups
 from dcloud_spawner.errors import EngineError
 from dcloud_spawner.forecasting import Forecaster
 from dcloud_spawner.platform import Platform
@@ -38,6 +39,8 @@ class Controller:
 
     def __init__(self, platform: Platform, hub: HubClient) -> None:
         self._platform = platform
+        self._hub = hub
+        self._looked_for_groups = False
         self._resumer = Resumer(platform, hub)
         self._forecaster = Forecaster(platform)
         self._measurer = Measurer(platform)
@@ -93,6 +96,13 @@ class Controller:
         """Measure homes."""
         await self._platform.in_engine_thread(measure_homes, self._platform)
 
+    async def groups(self) -> None:
+        """End the shares of groups that the hub has no longer; what it does not say ends none."""
+        present = await self._hub.groups()
+        # A controller that starts again and again must not count as time that goes by.
+        count, self._looked_for_groups = self._looked_for_groups, True
+        await self._platform.in_database_thread(groups.look, self._platform, present, count=count)
+
     async def measure(self) -> None:
         """Sample what runs."""
         await self._platform.in_engine_thread(self._measurer.turn)
@@ -112,6 +122,7 @@ class Controller:
                 (self.homes, settings.homes_seconds),
                 (self.measure, settings.measure_seconds),
                 (self.meter, settings.meter_seconds),
+                (self.groups, groups.LOOK_SECONDS),
             ):
                 group.create_task(_every(seconds, turn), name=turn.__name__)
 

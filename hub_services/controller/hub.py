@@ -64,6 +64,21 @@ class HubClient:
                 return found
             offset += PAGE
 
+    async def groups(self) -> frozenset[str]:
+        """Names of all groups that the hub has. Raises HubUnavailable, and an error of httpx for
+        whatever else is no full answer."""
+        found: set[str] = set()
+        offset = 0
+        while True:
+            params = {"offset": offset, "limit": PAGE}
+            response = await self._call("GET", "/groups", params=params)
+            response.raise_for_status()
+            groups = response.json()
+            found |= {str(group["name"]) for group in groups}
+            if len(groups) < PAGE:
+                return frozenset(found)
+            offset += PAGE
+
     async def start_server(self, workload: Workload) -> httpx.Response:
         """Ask the hub to take up this very workload, if it is still open."""
         return await self._call(

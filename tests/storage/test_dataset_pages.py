@@ -5,6 +5,7 @@ On MinIO and on the small default."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from dcloud_spawner.storage.telling import Silence
 from dcloud_spawner.store import dataset_files, datasets, events
 from dcloud_spawner.store.dataset_files import NewFile
 from dcloud_spawner.store.datasets import Dataset
+from hub_services.controller import hub
 from hub_services.web.pages import datasets_handlers
 from tests.conftest import fresh_database
 from tests.storage import library
@@ -449,3 +451,22 @@ def test_the_bin_shows_what_one_may_bring_back(scene: Scene) -> None:
     catalog.restore(platform, library.asker(OWNER), made.id)
     assert scene.page(OWNER, "datasets/user-a/thrown").status_code == 200
     catalog.throw_away(platform, library.asker(OWNER), made.id)
+
+
+# ---------------------------------------------------------------------------- groups
+
+
+def test_the_groups_of_the_hub_are_read_to_the_last(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "PAGE", 1)
+    scene.stage.join(OWNER, "second-group")
+
+    async def read() -> frozenset[str]:
+        client = hub.HubClient(f"{scene.stage.url}/hub/api", scene.stage.token)
+        try:
+            return await client.groups()
+        finally:
+            await client.close()
+
+    assert {"vision-lab", "second-group"} <= asyncio.run(read())
