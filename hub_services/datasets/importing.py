@@ -16,6 +16,7 @@ import urllib3
 
 from dcloud_spawner.datasets import imports, quota
 from dcloud_spawner.datasets.paths import shown
+from dcloud_spawner.datasets.reach import reach_of
 from dcloud_spawner.datasets.sizes import size_words
 from dcloud_spawner.datasets.uploads import refuse_clash
 from dcloud_spawner.platform import utc_now
@@ -23,7 +24,7 @@ from dcloud_spawner.store import datasets, events
 from dcloud_spawner.store.datasets import VersionState
 from hub_services.datasets import elsewhere
 from hub_services.datasets.leftovers import spool_folder
-from hub_services.datasets.outside import Found, GivenUp, Source, guarded_pool, opened, reach_of
+from hub_services.datasets.outside import Found, GivenUp, Source, guarded_pool, opened
 from hub_services.datasets.receiving import Arrivals, Opener, is_there, receive, target
 from hub_services.datasets.unpacking import contents, open_zip
 from hub_services.datasets.work import Cancelled, Work

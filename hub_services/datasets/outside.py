@@ -8,30 +8,26 @@ same pool serves minio-py for imports from another store.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urljoin, urlsplit
 
-import psutil
 import urllib3
-from sqlalchemy import make_url
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 from urllib3.util import Timeout
 
-from dcloud_spawner.datasets.addresses import Address, Reach, against
+from dcloud_spawner.datasets.addresses import Reach, against
 from dcloud_spawner.datasets.import_orders import check_url
 from dcloud_spawner.datasets.paths import shown
+from dcloud_spawner.datasets.reach import NotReached, bare, resolved
 from dcloud_spawner.errors import InvalidChoice, Unavailable
-from dcloud_spawner.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +37,6 @@ REDIRECTIONS = 5
 SLOW_AFTER_SECONDS = 600.0
 SLOWEST_BYTES_PER_SECOND = 1024
 """A server that gives less, over so long, holds a place among the jobs and nothing else."""
-
-
-class NotReached(InvalidChoice):
-    """The address is one that imports do not reach."""
-
-    code = "address_not_allowed"
 
 
 class GivenUp(InvalidChoice):
@@ -61,53 +51,20 @@ class SourceAway(Unavailable):
     code = "source_away"
 
 
-# ---------------------------------------------------------------------------- what may be reached
-
-
-def reach_of(settings: Settings) -> Reach:
-    """What imports of this deployment may reach, as this machine is now. Resolves names."""
-    own: set[Address] = set()
-    for found in psutil.net_if_addrs().values():
-        for each in found:
-            if each.family in (socket.AF_INET, socket.AF_INET6):
-                own.add(ip_address(each.address.partition("%")[0]))
-    ports = {settings.port, settings.hub_port, settings.proxy_api_port, settings.web_port}
-    for url in (settings.public_url, settings.storage_url, settings.storage_public_url):
-        if url:
-            parts = urlsplit(url)
-            own |= _addresses(parts.hostname)
-            ports.add(parts.port or {"http": 80}.get(parts.scheme, 443))
-    for url in (settings.store_url, settings.hub_store_url):
-        found_url = make_url(url)
-        own |= _addresses(found_url.host)
-        if found_url.port:
-            ports.add(found_url.port)
-    ports |= {settings.storage_port, settings.storage_gate_port}
-    return Reach(allowed=settings.import_networks, own=frozenset(own), own_ports=frozenset(ports))
-
-
-def _addresses(host: str | None) -> set[Address]:
-    if not host:
-        return set()
-    with contextlib.suppress(OSError, UnicodeError):
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        return {ip_address(str(each[4][0]).partition("%")[0]) for each in found}
-    return set()
-
-
 # ---------------------------------------------------------------------------- connections
 
 
 def _dial(host: str, port: int, timeout_seconds: float, reach: Reach) -> socket.socket:
     """A connection to an address of the host that may be reached. Raises NotReached, GivenUp,
     OSError."""
-    bare = host.strip("[]").rstrip(".")
     try:
-        found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)
+        found = resolved(host, port)
     except (UnicodeError, socket.gaierror) as error:
         if getattr(error, "errno", None) == socket.EAI_AGAIN:
             raise
-        raise GivenUp(f"There is no {shown(bare)}.", hint="Look at the address again.") from error
+        raise GivenUp(
+            f"There is no {shown(bare(host))}.", hint="Look at the address again."
+        ) from error
     refused, failed = "it has no address", None
     for family, kind, protocol, _, address in found:
         reason = against(str(address[0]), port, reach)
@@ -126,10 +83,7 @@ def _dial(host: str, port: int, timeout_seconds: float, reach: Reach) -> socket.
         return connection
     if failed is not None:
         raise failed
-    raise NotReached(
-        f"{bare}: an import cannot come from there, for {refused}.",
-        hint="An administrator can open a network for imports (import_networks).",
-    )
+    raise NotReached(bare(host), refused)
 
 
 def guarded_pool(reach: Reach) -> urllib3.PoolManager:

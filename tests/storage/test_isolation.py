@@ -31,6 +31,7 @@ from minio.error import MinioAdminException, S3Error
 from sqlalchemy import select
 
 from dcloud_spawner.datasets import catalog
+from dcloud_spawner.datasets.reach import reach_of
 from dcloud_spawner.datasets.rights import Asker
 from dcloud_spawner.errors import InvalidChoice
 from dcloud_spawner.storage.errors import StorageRefused
@@ -40,7 +41,7 @@ from dcloud_spawner.storage.sts import assume
 from dcloud_spawner.store import dataset_mounts, datasets
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import events
-from hub_services.datasets.outside import guarded_pool, reach_of
+from hub_services.datasets.outside import guarded_pool
 from tests.storage.servers import StorageServer
 from tests.storage.stage import Held, StorageStage, raw
 
@@ -864,7 +865,7 @@ def test_a_tricky_path_is_not_uploaded_outside_of_its_dataset(world: World, path
     ],
 )
 def test_nothing_is_imported_from_inside(world: World, url: str) -> None:
-    """Refused at once, or by the job before it connects; redirects, names that change and zips
+    """Refused at once, and by the job before it connects; redirects, names that change and zips
     that leave their folder: tests/storage/test_imports.py."""
     address = url.format(port=world.stage.settings.hub_port)
     identifier = world.own.dataset.id
@@ -873,8 +874,14 @@ def test_nothing_is_imported_from_inside(world: World, url: str) -> None:
         answer = api.post(
             f"/datasets/{identifier}/imports/url", json={"url": address, "path": "got.txt"}
         )
-        if answer.status_code != 400:
-            assert answer.status_code == 202, answer.text
+        store = {"endpoint": address.partition("/x")[0], "bucket": "got"}
+        of_store = api.post(f"/datasets/{identifier}/imports/s3", json=store)
+        refused = [(said.status_code, said.json()["error"]) for said in (answer, of_store)]
+        assert [(status, error["field"]) for status, error in refused] == [
+            (400, "url"),
+            (400, "endpoint"),
+        ]
+        if refused[0][1]["code"] == "address_not_allowed":
             # What the job does with it.
             with pytest.raises(InvalidChoice):
                 guarded_pool(reach_of(world.stage.settings)).request("GET", address, retries=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from http import HTTPStatus
 from typing import Any
 
@@ -14,10 +16,14 @@ from dcloud_spawner.datasets.import_orders import (
     store_order,
     url_order,
 )
+from dcloud_spawner.datasets.reach import refuse_inside
 from hub_services.web.api.dataset_models import JobView
 from hub_services.web.api.dataset_views import job_view
 from hub_services.web.api.datasets import asker_of
 from hub_services.web.api.operation import Call, Nothing, Operation, Wire
+
+RESOLVE_SECONDS = 2.0
+"""So long an answer waits for a name server."""
 
 
 class ImportUrlBody(Wire):
@@ -60,12 +66,24 @@ class ImportStoreBody(Wire):
 async def import_url(call: Call[Nothing, ImportUrlBody]) -> JobView:
     """Fetch a file of the web into the draft, in the background."""
     body = call.body
-    return await _begin(call, url_order(body.url, body.path, unpack=body.unpack))
+    order = url_order(body.url, body.path, unpack=body.unpack)
+    await _refuse_inside(call, order.url, "url")
+    return await _begin(call, order)
 
 
 async def import_store(call: Call[Nothing, ImportStoreBody]) -> JobView:
     """Fetch what another store has into the draft, in the background."""
-    return await _begin(call, store_order(call.body.model_dump()))
+    order = store_order(call.body.model_dump())
+    await _refuse_inside(call, order.endpoint, "endpoint")
+    return await _begin(call, order)
+
+
+async def _refuse_inside(call: Call[Nothing, Any], url: str, field: str) -> None:
+    """For whoever waits for an answer; what guards is the job's own look at each connection. So a
+    name server that takes its time is not waited for."""
+    looked = asyncio.to_thread(refuse_inside, call.service.platform.settings, url, field)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(looked, RESOLVE_SECONDS)
 
 
 async def _begin(call: Call[Nothing, Any], order: UrlOrder | StoreOrder) -> JobView:
