@@ -4,19 +4,28 @@
 ``minio_store``     on MinIO alone
 ``rclone_store``    on the small default alone
 ``storage_server``  what ``store`` talks to (a :class:`StorageServer`), to stop and start it
+``open_stage``      opens hub, proxy, web service, gate and what does jobs over one of them
+``browser``         a Chromium for the module
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from dcloud_spawner.storage.store import ObjectStore
 from tests import services
+from tests.browser.staged import CHROMIUM_ARGUMENTS
+from tests.conftest import fresh_database
 from tests.services import Missing
+from tests.storage.jobs_beside import jobs_beside
 from tests.storage.servers import StorageServer, minio, rclone
+from tests.storage.stage import OpenStage, StorageStage
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +69,37 @@ def minio_store(minio_server: StorageServer) -> Iterator[ObjectStore]:
 def rclone_store(rclone_server: StorageServer) -> Iterator[ObjectStore]:
     """A store in a bucket of its own on the small default."""
     yield from _fresh(rclone_server)
+
+
+@pytest.fixture(scope="module")
+def open_stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> OpenStage:
+    """Opens everything behind the pages over one storage, with databases of its own."""
+
+    @contextmanager
+    def opened(server: StorageServer, **settings: Any) -> Iterator[StorageStage]:
+        folder = tmp_path_factory.mktemp("stage")
+        with (
+            fresh_database(request, folder, "dcloud") as database,
+            fresh_database(request, folder, "jupyterhub") as hub,
+            StorageStage(
+                folder, server, database_url=database, hub_database_url=hub, **settings
+            ) as made,
+            jobs_beside(made.platform),
+        ):
+            yield made
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def browser(chromium_path: str) -> Iterator[Browser]:
+    """A real Chromium."""
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGUMENTS)
+        yield opened
+        opened.close()
 
 
 def _fresh(server: StorageServer) -> Iterator[ObjectStore]:

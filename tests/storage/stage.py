@@ -9,7 +9,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,10 @@ class Held:
     def prefix(self) -> str:
         """Where its files lie."""
         return keys.version_prefix(self.dataset.id, self.version.id)
+
+
+OpenStage = Callable[..., AbstractContextManager["StorageStage"]]
+"""Of the fixture ``open_stage``: a storage, and settings."""
 
 
 class StorageStage(WebStage):

@@ -9,22 +9,19 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from dcloud_spawner.datasets import catalog
 from dcloud_spawner.datasets.addresses import networks
 from dcloud_spawner.datasets.catalog import Description
 from dcloud_spawner.datasets.rights import Asker
 from dcloud_spawner.store.events import Actor
-from tests.browser.staged import CHROMIUM_ARGUMENTS
 from tests.browser.test_pages import findings
 from tests.browser.windows import windows
-from tests.conftest import fresh_database
-from tests.storage.jobs_beside import jobs_beside
 from tests.storage.outside import Outside, outside
 from tests.storage.outside import Page as WebPage
 from tests.storage.servers import StorageServer
-from tests.storage.stage import StorageStage
+from tests.storage.stage import OpenStage, StorageStage
 
 pytestmark = [pytest.mark.browser, pytest.mark.sqlite_suffices]
 
@@ -36,33 +33,10 @@ def web() -> Iterator[Outside]:
 
 
 @pytest.fixture(scope="module")
-def stage(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    minio_server: StorageServer,
-) -> Iterator[StorageStage]:
-    folder = tmp_path_factory.mktemp("imports")
-    with (
-        fresh_database(request, folder, "dcloud") as database,
-        fresh_database(request, folder, "jupyterhub") as hub,
-        StorageStage(
-            folder,
-            minio_server,
-            database_url=database,
-            hub_database_url=hub,
-            import_networks=networks(["127.0.0.0/8"]),
-        ) as made,
-        jobs_beside(made.platform),
-    ):
+def stage(open_stage: OpenStage, minio_server: StorageServer) -> Iterator[StorageStage]:
+    """Everything behind the pages; imports may come from loopback."""
+    with open_stage(minio_server, import_networks=networks(["127.0.0.0/8"])) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def browser(chromium_path: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGUMENTS)
-        yield opened
-        opened.close()
 
 
 def shot(page: Page, name: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from dcloud_spawner import overrides
 from dcloud_spawner.datasets import catalog
@@ -21,70 +20,30 @@ from dcloud_spawner.store.datasets import Dataset
 from dcloud_spawner.store.events import Actor
 from hub_services.cli.deployment import cache_dir
 from hub_services.cli.node import install_uploader
-from tests.browser.staged import CHROMIUM_ARGUMENTS
 from tests.browser.test_pages import findings
 from tests.browser.windows import Open, windows
-from tests.conftest import fresh_database
-from tests.storage.jobs_beside import jobs_beside
 from tests.storage.servers import StorageServer
-from tests.storage.stage import StorageStage
+from tests.storage.stage import OpenStage, StorageStage
 
 pytestmark = pytest.mark.browser
 
 MIB = 1 << 20
 
 
-@contextmanager
-def opened(
-    request: pytest.FixtureRequest, folder: Path, server: StorageServer, public_url: str
-) -> Iterator[StorageStage]:
-    with (
-        fresh_database(request, folder, "dcloud") as database,
-        fresh_database(request, folder, "jupyterhub") as hub,
-        StorageStage(
-            folder,
-            server,
-            database_url=database,
-            hub_database_url=hub,
-            storage_public_url=public_url,
-        ) as made,
-        jobs_beside(made.platform),
-    ):
+@pytest.fixture(scope="module")
+def stage(open_stage: OpenStage, minio_server: StorageServer) -> Iterator[StorageStage]:
+    """Everything behind the pages; browsers send parts straight to MinIO."""
+    with open_stage(minio_server, storage_public_url=minio_server.url) as made:
         install_uploader(cache_dir(), made.settings.assets_dir)
         yield made
 
 
 @pytest.fixture(scope="module")
-def stage(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    minio_server: StorageServer,
-) -> Iterator[StorageStage]:
-    """Everything behind the pages; browsers send parts straight to MinIO."""
-    folder = tmp_path_factory.mktemp("uploads")
-    with opened(request, folder, minio_server, minio_server.url) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def small_stage(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    rclone_server: StorageServer,
-) -> Iterator[StorageStage]:
+def small_stage(open_stage: OpenStage, rclone_server: StorageServer) -> Iterator[StorageStage]:
     """The same with the small default: browsers send parts to the hub's own address."""
-    folder = tmp_path_factory.mktemp("small")
-    with opened(request, folder, rclone_server, "") as made:
+    with open_stage(rclone_server) as made:
+        install_uploader(cache_dir(), made.settings.assets_dir)
         yield made
-
-
-@pytest.fixture(scope="module")
-def browser(chromium_path: str) -> Iterator[Browser]:
-    """A real Chromium."""
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGUMENTS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -254,7 +213,7 @@ def test_what_has_no_room_is_refused_with_the_reason_and_nothing_is_sent(
     sent: list[str] = []
     page.on("request", lambda asked: sent.append(asked.url) if asked.method == "PUT" else None)
     drop(page, tmp_path / "scenes")
-    expect(page.get_by_role("alert").get_by_text("There is no room for 20.")).to_be_visible()
+    expect(page.get_by_role("alert").get_by_text("There is no room for 21 MB")).to_be_visible()
     expect(page.get_by_text("62 not sent")).to_be_visible()
     expect(page.get_by_role("button", name="Try again", exact=True)).to_be_visible()
     assert not findings(page)

@@ -16,35 +16,17 @@ from dcloud_spawner.storage.keys import file_key
 from dcloud_spawner.store import dataset_uploads, datasets, events
 from hub_services.data_client.getting import target_of
 from hub_services.data_client.platform import DataError, api_of
-from tests.conftest import fresh_database
-from tests.storage.jobs_beside import jobs_beside
 from tests.storage.servers import StorageServer
-from tests.storage.stage import StorageStage
+from tests.storage.stage import OpenStage, StorageStage
 
 MIB = 1 << 20
 IMAGE = Path(__file__).parents[2] / "images" / "base" / "storage" / "dcloud"
 
 
 @pytest.fixture(scope="module")
-def stage(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    minio_server: StorageServer,
-) -> Iterator[StorageStage]:
+def stage(open_stage: OpenStage, minio_server: StorageServer) -> Iterator[StorageStage]:
     """Everything that the command talks to."""
-    folder = tmp_path_factory.mktemp("commands")
-    with (
-        fresh_database(request, folder, "dcloud") as database,
-        fresh_database(request, folder, "jupyterhub") as hub,
-        StorageStage(
-            folder,
-            minio_server,
-            database_url=database,
-            hub_database_url=hub,
-            storage_public_url=minio_server.url,
-        ) as made,
-        jobs_beside(made.platform),
-    ):
+    with open_stage(minio_server, storage_public_url=minio_server.url) as made:
         yield made
 
 
