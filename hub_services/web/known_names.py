@@ -145,9 +145,7 @@ def _refusal(
 ) -> InvalidChoice:
     names = listed(missing)
     if kind == "user":
-        said = (
-            f"nobody has the name {names}" if certain else f"nobody here has the name {names} yet"
-        )
+        said = f"nobody has the name {names}"
         new = "Somebody new signs up or is invited first."
     else:
         said = f"there is no group {names}"

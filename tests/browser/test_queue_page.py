@@ -377,6 +377,11 @@ def test_a_reservation_is_made_in_the_readers_zone_and_cancelled(
     boss.get_by_label("GPUs", exact=True).fill("4")
     boss.get_by_role("button", name="Reserve").click()
     expect(boss.locator("#r-wrong")).to_have_text("Users: name at least one user or group.")
+    for name in ("user-a", "user-b"):
+        stage.token_of(name)
+    boss.get_by_label("Users").fill("user-a, user-bee")
+    boss.get_by_role("button", name="Reserve").click()
+    expect(boss.locator("#r-wrong")).to_contain_text("Users: nobody has the name user-bee.")
     boss.get_by_label("Users").fill("user-a, user-b")
     boss.get_by_role("button", name="Reserve").click()
     expect(boss.get_by_role("rowheader", name="Course in May")).to_be_visible()
@@ -389,6 +394,27 @@ def test_a_reservation_is_made_in_the_readers_zone_and_cancelled(
     boss.get_by_role("button", name="Cancel the reservation Course in May").click()
     boss.get_by_role("dialog").get_by_role("button", name="Cancel reservation").click()
     expect(boss.get_by_text("Nothing is reserved.")).to_be_visible(timeout=patient_ms(1))
+
+
+def test_where_people_sign_in_elsewhere_the_page_asks_about_a_name_that_nobody_has_yet(
+    stage: WebStage, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = stage.platform.settings.model_copy(update={"authenticator": "oauth.Of.Another"})
+    monkeypatch.setattr(stage.platform, "settings", elsewhere)
+    boss = open_page(ADMINISTRATOR, "reservations")
+    boss.get_by_label("For what").fill("First lesson")
+    day = (datetime.now(UTC) + timedelta(days=20)).date()
+    boss.get_by_label("From", exact=True).fill(f"{day}T10:00")
+    boss.get_by_label("To", exact=True).fill(f"{day}T12:00")
+    boss.get_by_label("Users").fill("freshman")
+    boss.get_by_role("button", name="Reserve").click()
+    dialog = boss.get_by_role("dialog")
+    expect(dialog).to_contain_text("Users: nobody has the name freshman here yet.")
+    dialog.get_by_role("button", name="Do nothing").click()
+    expect(boss.get_by_text("Nothing is reserved.")).to_be_visible()
+    boss.get_by_role("button", name="Reserve").click()
+    dialog.get_by_role("button", name="Reserve all the same").click()
+    expect(boss.get_by_role("rowheader", name="First lesson")).to_be_visible()
 
 
 def test_a_forged_request_from_elsewhere_changes_nothing(stage: WebStage, open_page: Open) -> None:
