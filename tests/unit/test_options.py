@@ -336,6 +336,20 @@ MINE = "Profiles you may use: cpu, gpu, models."
             "Fields are profile, gpus, gpu_model, memory_gib, cpus, hours, image, account, "
             "datasets.",
         ),
+        # What the planner could use and no deployment can say is refused, not ignored.
+        *(
+            (
+                {"profile": "gpu", "gpus": 1, field: value},
+                f"{field!r} is not a field of a choice. "
+                "Fields are profile, gpus, gpu_model, memory_gib, cpus, hours, image, account, "
+                "datasets.",
+            )
+            for field, value in (("link_domain", "0"), ("labels", ["disk=fast"]), ("slot", 1))
+        ),
+        (
+            {"profile": "gpu", "gpus": 0.5},
+            "gpus: Input should be a valid integer (got 0.5).",
+        ),
         (
             {"profile": "models", "gpu_model": "B200"},
             "gpu_model: 'B200' is not offered by this profile. Choose one of A100, H100.",
