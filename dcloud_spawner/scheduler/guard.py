@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from dcloud_spawner.scheduler.joint import Kind, RoomOfNode, RoomOfRow, together
+from dcloud_spawner.scheduler.joint import Kind, RoomOfNode, RoomOfRow, Together, together
 from dcloud_spawner.scheduler.pool import Bools, Grant, Ints, Layout, Pool
 from dcloud_spawner.scheduler.snapshot import WHOLE, Shape
 
@@ -62,9 +62,10 @@ class Guard:
         for demand in demands:
             most[self._kinds.index(demand.kind)] += demand.units
         self._one = _Units(future, self._kinds[0]) if len(self._kinds) == 1 else None
-        self._together = together(self._kinds, tuple(most))
+        several = len(self._kinds) > 1
         units = tuple(kind.unit for kind in self._kinds)
-        self._allowing = future.layout.allowing(units)
+        self._together = (together if several else Together)(self._kinds, tuple(most))
+        self._allowing = future.layout.allowing(units) if several else ()
         shares = any(unit.milli < WHOLE and unit.gpus for unit in units)
         self._no_shares = None if shares else (0,) * len(units)
         self._nodes: list[RoomOfNode] | None = None

@@ -22,6 +22,7 @@ from dcloud_spawner.scheduler.occupancy import Occupancy, Running
 from dcloud_spawner.scheduler.pool import Bools, Grant
 from dcloud_spawner.scheduler.reserved import (
     Guards,
+    Late,
     covers,
     may_ride,
     returns,
@@ -248,7 +249,7 @@ class _Pass:
 
     def _guarding(self, ends_at: float) -> list[Guarding]:
         """What something that still runs at its time might delay."""
-        guards: list[Guarding] = list(self._concerned(ends_at)) if self._guards else []
+        guards: list[Guarding] = list(self._guards.ahead(ends_at)) if self._guards else []
         if self.turn is not None and self.turn.at < ends_at:
             guards.append(self.turn.until(ends_at))
         return guards
@@ -261,7 +262,8 @@ class _Pass:
         among = among & self.occupancy.pool.fits(part)
         if not among.any():
             return None
-        loss = sum(guard.loss(part) for guard in guards if isinstance(guard, Guard))
+        made = (guard.guard if isinstance(guard, Late) else guard for guard in guards)
+        loss = sum(guard.loss(part) for guard in made if isinstance(guard, Guard))
         least = np.broadcast_to(np.asarray(loss), among.shape)
         return self._one(part, among & (least == least[among].min()))
 

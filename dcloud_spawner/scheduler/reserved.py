@@ -7,13 +7,13 @@ those that have begun do not use yet. Whoever starts on one takes its GPUs out o
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 
-from dcloud_spawner.scheduler.guard import Demand, Guard
+from dcloud_spawner.scheduler.guard import Before, Demand, Guard
 from dcloud_spawner.scheduler.joint import Kind
 from dcloud_spawner.scheduler.occupancy import Occupancy, Running, end_of
-from dcloud_spawner.scheduler.pool import Bools, Pool
+from dcloud_spawner.scheduler.pool import Bools, Grant, Pool
 from dcloud_spawner.scheduler.snapshot import NEVER, WHOLE, Request, Reservation, Shape
 
 
@@ -61,9 +61,40 @@ def may_ride(reservation: Reservation, request: Request, at: float) -> bool:
     )
 
 
+class Late:
+    """A guard that is made when it is first needed: what ends before its time does not change it,
+    and for whom another one has no room it need not be asked."""
+
+    __slots__ = ("_guard", "_make", "at")
+
+    def __init__(self, at: float, make: Callable[[float], Guard]) -> None:
+        self.at = at
+        self._make = make
+        self._guard: Guard | None = None
+
+    @property
+    def guard(self) -> Guard:
+        """The guard itself."""
+        if self._guard is None:
+            self._guard = self._make(self.at)
+        return self._guard
+
+    def room(self, shape: Shape, among: Bools, riding: str = "") -> Bools:
+        """As the guard's."""
+        return self.guard.room(shape, among, riding)
+
+    def try_out(self, grant: Grant, riding: str = "") -> Before:
+        """As the guard's."""
+        return self.guard.try_out(grant, riding)
+
+    def undo(self, grant: Grant, before: Before) -> None:
+        """As the guard's."""
+        self.guard.undo(grant, before)
+
+
 class Guards:
-    """The guards of all reservations in a pass, in the order of their times. Each is made when
-    something is looked at that still runs at its time: what ends before does not change it."""
+    """The guards of all reservations in a pass. Before something starts, those of times at which
+    it still runs are to be made (:meth:`before`), and told of it."""
 
     def __init__(
         self, occupancy: Occupancy, reservations: Sequence[Reservation], now: float
@@ -75,29 +106,36 @@ class Guards:
         if times:
             for running in occupancy.running:
                 times |= returns(running, self._to_come, now)
-        self._later = sorted(times, reverse=True)
-        self._made: list[Guard] = []
+        self._times = sorted(times)
+        self._planned = [Late(at, self._make) for at in self._times]
+        self._added: list[Late] = []
 
     def __bool__(self) -> bool:
-        return bool(self._later or self._made)
+        return bool(self._planned)
+
+    def ahead(self, at: float) -> list[Late]:
+        """Those of times before another one, and always that of now, in the order of time."""
+        now = self._now
+        first = max(bisect_left(self._times, at), bisect_right(self._times, now))
+        added = [late for late in self._added if late.at < at or late.at <= now]
+        return self._planned[:first] + added
 
     def before(self, at: float) -> list[Guard]:
-        """Those of times before another one, and always that of now."""
-        while self._later and (self._later[-1] < at or self._later[-1] <= self._now):
-            self._make(self._later.pop())
-        now = self._now
-        return [guard for guard in self._made if guard.at < at or guard.at <= now]
+        """The same, made."""
+        return [late.guard for late in self.ahead(at)]
 
     def between(self, after: float, at: float) -> list[Guard]:
-        """Those of times after one and before another."""
-        return [guard for guard in self.before(at) if after < guard.at < at]
+        """Those of times after one and before another, made."""
+        return [late.guard for late in self.ahead(at) if after < late.at < at]
 
     def add(self, at: float) -> None:
         """One more, as things are now."""
-        self._make(at)
+        late = Late(at, self._make)
+        self._added.append(late)
+        _ = late.guard
 
-    def _make(self, at: float) -> None:
-        self._made.append(guard_at(self._occupancy, self._to_come, at, self._now))
+    def _make(self, at: float) -> Guard:
+        return guard_at(self._occupancy, self._to_come, at, self._now)
 
 
 def all_kept(occupancy: Occupancy, reservations: Sequence[Reservation], now: float) -> bool:
