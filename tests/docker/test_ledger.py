@@ -155,6 +155,7 @@ def verified(deployment: Deployment) -> None:
 
 
 @pytest.mark.timeout(1800 if FULL else 150)
+@pytest.mark.sqlite_suffices
 def test_short_sessions_charge_what_the_engine_says_that_they_ran(
     deployment: Deployment, people: People, docker_says: DockersWord, gpus: None
 ) -> None:

@@ -75,6 +75,7 @@ def _by_token(hub: SignInHub, token: str) -> int:
 # ---- signing up and being approved
 
 
+@pytest.mark.sqlite_suffices
 def test_the_pages_of_sign_in_leave_no_error_in_the_log(hub: SignInHub) -> None:
     visitor = hub.visitor()
     for page in ("signup", "reset", "login"):
@@ -99,6 +100,7 @@ def test_a_person_signs_up_is_approved_and_gets_in(hub: SignInHub) -> None:
     assert visitor.is_in and not visitor.is_admin
 
 
+@pytest.mark.sqlite_suffices
 def test_without_approval_nobody_gets_in_by_form_or_by_token_api(hub: SignInHub) -> None:
     # "listed" is in the hub's allowed_users, and the hub is told allow_all.
     for name in ("early", "listed"):
@@ -112,6 +114,7 @@ def test_without_approval_nobody_gets_in_by_form_or_by_token_api(hub: SignInHub)
         assert answer.status_code == 403
 
 
+@pytest.mark.sqlite_suffices
 def test_an_approval_does_not_open_what_the_hub_blocks(hub: SignInHub) -> None:
     visitor = hub.visitor()
     visitor.sign_up("blocked")
@@ -120,6 +123,7 @@ def test_an_approval_does_not_open_what_the_hub_blocks(hub: SignInHub) -> None:
     assert answer.status_code == 403 and not visitor.is_in
 
 
+@pytest.mark.sqlite_suffices
 @pytest.mark.parametrize("name", ["admin", "chief"])
 def test_signing_up_first_under_an_administrators_name_gives_nothing(
     hub: SignInHub, name: str
@@ -131,6 +135,7 @@ def test_signing_up_first_under_an_administrators_name_gives_nothing(
     assert answer.status_code == 403 and not visitor.is_in and not visitor.is_admin
 
 
+@pytest.mark.sqlite_suffices
 def test_an_administrator_by_setting_is_one_after_approval_and_the_page_says_so_before(
     hub: SignInHub,
 ) -> None:
@@ -167,6 +172,7 @@ BAD_SIGN_UPS = [
 ]
 
 
+@pytest.mark.sqlite_suffices
 @pytest.mark.parametrize(("fields", "message"), BAD_SIGN_UPS)
 def test_a_bad_sign_up_is_refused_on_the_same_page_and_keeps_what_was_typed(
     hub: SignInHub, fields: dict[str, str], message: str
@@ -183,6 +189,7 @@ def test_a_bad_sign_up_is_refused_on_the_same_page_and_keeps_what_was_typed(
     assert _status(hub, "careful") == "none"
 
 
+@pytest.mark.sqlite_suffices
 def test_a_name_that_is_taken_stays_who_it_was(hub: SignInHub) -> None:
     hub.member("taken")
     answer = hub.visitor().sign_up("TAKEN", OTHER_PASSWORD)
@@ -190,6 +197,7 @@ def test_a_name_that_is_taken_stays_who_it_was(hub: SignInHub) -> None:
     assert WRONG in hub.visitor().sign_in("taken", OTHER_PASSWORD).text
 
 
+@pytest.mark.sqlite_suffices
 def test_a_note_cannot_bring_a_script_to_the_administrator(hub: SignInHub) -> None:
     hub.visitor().sign_up("scripter", note="<script>alert(1)</script>")
     page = hub.admin().get("/hub/approvals").text
@@ -199,6 +207,7 @@ def test_a_note_cannot_bring_a_script_to_the_administrator(hub: SignInHub) -> No
 # ---- who may approve
 
 
+@pytest.mark.sqlite_suffices
 def test_only_an_administrators_post_with_the_pages_token_approves(hub: SignInHub) -> None:
     hub.visitor().sign_up("hopeful")
     member, admin = hub.member("ordinary"), hub.admin()
@@ -229,6 +238,7 @@ def test_only_an_administrators_post_with_the_pages_token_approves(hub: SignInHu
     assert _status(hub, "hopeful") == "pending"
 
 
+@pytest.mark.sqlite_suffices
 @pytest.mark.parametrize(
     ("action", "name", "status"),
     [
@@ -269,6 +279,7 @@ def test_every_act_is_in_the_log_with_who_and_from_where(hub: SignInHub) -> None
         assert list(events.verify(connection)) == []
 
 
+@pytest.mark.sqlite_suffices
 def test_a_client_cannot_choose_the_address_in_the_log(hub: SignInHub) -> None:
     visitor = hub.visitor("127.0.0.24")
     visitor.headers.update({"X-Real-Ip": "192.0.2.1", "X-Forwarded-For": "192.0.2.2"})
@@ -279,6 +290,7 @@ def test_a_client_cannot_choose_the_address_in_the_log(hub: SignInHub) -> None:
 # ---- guessing
 
 
+@pytest.mark.sqlite_suffices
 def test_an_unknown_name_and_a_wrong_password_get_the_same_answer_in_the_same_time(
     hub: SignInHub,
 ) -> None:
@@ -311,6 +323,7 @@ def _without(answer: httpx.Response, fields: dict[str, str]) -> str:
     return said.replace(fields["username"], "NAME")
 
 
+@pytest.mark.sqlite_suffices
 @pytest.mark.parametrize("exists", [True, False])
 def test_failing_too_often_locks_a_name_out_even_for_the_right_password(
     hub: SignInHub, exists: bool
@@ -330,6 +343,7 @@ def test_failing_too_often_locks_a_name_out_even_for_the_right_password(
         assert by_api.status_code == 403
 
 
+@pytest.mark.sqlite_suffices
 def test_who_signed_in_here_before_is_not_kept_out_by_a_strangers_failures(hub: SignInHub) -> None:
     owner = hub.member("harassed")
     for n in range(4):
@@ -380,6 +394,7 @@ def test_guessing_in_parallel_gains_no_guess(hub: SignInHub) -> None:
     assert sum("is locked for" in text for text in said) == 22
 
 
+@pytest.mark.sqlite_suffices
 def test_an_attack_from_one_address_does_not_keep_others_at_it_out(hub: SignInHub) -> None:
     hub.member("colleague")
     with hub.visitor("127.0.0.69") as attacker, ThreadPoolExecutor(12) as pool:
@@ -397,6 +412,7 @@ def test_an_attack_from_one_address_does_not_keep_others_at_it_out(hub: SignInHu
     assert 0.5 < time.perf_counter() - start < patient(8)
 
 
+@pytest.mark.sqlite_suffices
 @pytest.mark.parametrize(
     "fields", [{}, {"username": "ada"}, {"password": "x"}, {"username": "a b", "password": "x"}]
 )
@@ -407,12 +423,14 @@ def test_a_sign_in_with_a_part_missing_says_what_is_missing(
     assert answer.status_code == 400 and "Not signed in" in answer.text
 
 
+@pytest.mark.sqlite_suffices
 @pytest.mark.parametrize("auth", [None, [], "x", {"username": 7, "password": []}, {"token": "x"}])
 def test_the_token_api_takes_no_nonsense_for_a_password(hub: SignInHub, auth: object) -> None:
     answer = hub.visitor().post("/hub/api/users/admin/tokens", json={"auth": auth})
     assert answer.status_code == 403
 
 
+@pytest.mark.sqlite_suffices
 def test_a_sign_in_form_of_another_site_is_refused(hub: SignInHub) -> None:
     visitor = hub.visitor()
     data = {"username": "admin", "password": GOOD_PASSWORD}
@@ -421,6 +439,7 @@ def test_a_sign_in_form_of_another_site_is_refused(hub: SignInHub) -> None:
     assert _status(hub, "forged") == "none"
 
 
+@pytest.mark.sqlite_suffices
 def test_nobody_is_sent_to_another_site_after_signing_in(hub: SignInHub) -> None:
     hub.member("traveller")
     visitor = hub.visitor()
@@ -436,6 +455,7 @@ def test_nobody_is_sent_to_another_site_after_signing_in(hub: SignInHub) -> None
 # ---- sessions end
 
 
+@pytest.mark.sqlite_suffices
 def test_a_lock_ends_sessions_and_tokens_at_the_next_request(hub: SignInHub) -> None:
     member = hub.member("leaver")
     token = _api_token(member, "leaver")
@@ -450,6 +470,7 @@ def test_a_lock_ends_sessions_and_tokens_at_the_next_request(hub: SignInHub) -> 
     assert member.sign_in("leaver").status_code == 303
 
 
+@pytest.mark.sqlite_suffices
 def test_rights_taken_away_outside_the_hub_end_sessions_and_tokens_too(hub: SignInHub) -> None:
     member = hub.member("remote")
     token = _api_token(member, "remote")
@@ -472,6 +493,7 @@ def test_ending_sessions_is_made_good_after_a_crash_in_between(hub: SignInHub) -
     assert member.is_in
 
 
+@pytest.mark.sqlite_suffices
 def test_a_one_time_link_sets_a_password_once_and_ends_all_sessions(hub: SignInHub) -> None:
     member = hub.member("forgetful")
     token = _api_token(member, "forgetful")
@@ -494,6 +516,7 @@ def test_a_one_time_link_sets_a_password_once_and_ends_all_sessions(hub: SignInH
     assert again.status_code == 403 and "has been used" in again.text
 
 
+@pytest.mark.sqlite_suffices
 def test_a_running_server_goes_on_when_the_sessions_of_its_owner_end(hub: SignInHub) -> None:
     member = hub.member("worker")
     xsrf = {"X-XSRFToken": member.cookies["_xsrf"]}
@@ -524,6 +547,7 @@ def _wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.sqlite_suffices
 @pytest.mark.parametrize("token", ["", "x", "a" * 43, "' OR 1=1 --", "é" * 43, "a" * 100_000])
 def test_a_made_up_link_opens_nothing(hub: SignInHub, token: str) -> None:
     both = {"password": GOOD_PASSWORD, "password_again": GOOD_PASSWORD}
@@ -531,6 +555,7 @@ def test_a_made_up_link_opens_nothing(hub: SignInHub, token: str) -> None:
     assert answer.status_code == 403 and "has been used, has expired" in answer.text
 
 
+@pytest.mark.sqlite_suffices
 def test_the_first_administrators_link_works_once_and_then_there_is_none(hub: SignInHub) -> None:
     assert hub.admin().is_admin
     assert bootstrap_admin_link(hub.database, hub.settings) is None
@@ -544,6 +569,7 @@ def test_the_first_administrators_link_works_once_and_then_there_is_none(hub: Si
     assert [act.action for act in hub.acts("rescue")][-1] == "login.admin-granted"
 
 
+@pytest.mark.sqlite_suffices
 def test_who_is_no_administrator_any_more_does_not_become_one_by_signing_in(
     hub: SignInHub,
 ) -> None:
@@ -566,6 +592,7 @@ def test_who_is_no_administrator_any_more_does_not_become_one_by_signing_in(
     assert again.is_in and not again.is_admin and not former.is_admin
 
 
+@pytest.mark.sqlite_suffices
 def test_changing_the_own_password_needs_the_old_one_and_ends_the_other_sessions(
     hub: SignInHub,
 ) -> None:
@@ -588,6 +615,7 @@ def test_changing_the_own_password_needs_the_old_one_and_ends_the_other_sessions
     assert hub.visitor().sign_in("changer", OTHER_PASSWORD).status_code == 303
 
 
+@pytest.mark.sqlite_suffices
 def test_an_open_session_is_no_way_to_guess_the_password(hub: SignInHub) -> None:
     member = hub.member("unattended")
     new = {"password": OTHER_PASSWORD, "password_again": OTHER_PASSWORD}
@@ -598,6 +626,7 @@ def test_an_open_session_is_no_way_to_guess_the_password(hub: SignInHub) -> None
     assert codes == [400, 400, 429, 429]
 
 
+@pytest.mark.sqlite_suffices
 def test_the_password_page_is_for_who_is_signed_in(hub: SignInHub) -> None:
     visitor = hub.visitor()
     assert visitor.get("/hub/password").status_code == 302
@@ -622,6 +651,7 @@ def test_a_deleted_user_is_out_at_once_and_needs_a_new_approval(hub: SignInHub) 
     assert "waits for an administrator" in member.sign_in("gone").text
 
 
+@pytest.mark.sqlite_suffices
 def test_a_user_added_in_the_administration_gets_in_by_a_link_and_not_before(
     hub: SignInHub,
 ) -> None:
@@ -637,6 +667,7 @@ def test_a_user_added_in_the_administration_gets_in_by_a_link_and_not_before(
     assert visitor.sign_in("invited").status_code == 303 and not visitor.is_admin
 
 
+@pytest.mark.sqlite_suffices
 def test_a_stranger_who_signs_up_as_an_added_user_is_not_that_user(hub: SignInHub) -> None:
     admin = hub.admin()
     admin.get("/hub/home")
@@ -653,6 +684,7 @@ def test_a_stranger_who_signs_up_as_an_added_user_is_not_that_user(hub: SignInHu
 # ---- what stays behind
 
 
+@pytest.mark.sqlite_suffices
 def test_no_password_and_no_token_is_in_any_log_or_address(hub: SignInHub) -> None:
     link = hub.admin().make_link("admin")
     visitor = hub.visitor()
@@ -667,6 +699,7 @@ def test_no_password_and_no_token_is_in_any_log_or_address(hub: SignInHub) -> No
         assert parse_qs(urlsplit(secret).fragment).get("token", ["?" * 9])[0] not in log
 
 
+@pytest.mark.sqlite_suffices
 def test_pages_with_secrets_are_kept_by_no_cache_and_framed_by_nobody(hub: SignInHub) -> None:
     for path in ("/hub/login", "/hub/signup", "/hub/reset"):
         headers = hub.visitor().get(path).headers
