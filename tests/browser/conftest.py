@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.browser import signing_in
-from tests.browser.staged import CHROMIUM_ARGUMENTS, StagedHub
+from tests.browser.staged import StagedHub
+from tests.chromium import chromium
 from tests.patience import patient_ms
 
 NOTE = "Servers run in a sandbox here, which isolates less than a container."
@@ -36,10 +37,8 @@ def hub(staged_hub: StagedHub) -> Iterator[StagedHub]:
 @pytest.fixture(scope="package")
 def browser(chromium_path: str) -> Iterator[Browser]:
     """A real Chromium."""
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGUMENTS)
+    with chromium(chromium_path) as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

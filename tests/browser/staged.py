@@ -23,15 +23,6 @@ from tests.services import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 class StagedHub:

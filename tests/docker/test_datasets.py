@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from dcloud_spawner.datasets import catalog, versions
 from dcloud_spawner.datasets.catalog import Description
@@ -32,7 +32,7 @@ from dcloud_spawner.store.datasets import Dataset
 from dcloud_spawner.store.events import Actor
 from dcloud_spawner.store.schema import State
 from tests import services
-from tests.browser.staged import CHROMIUM_ARGUMENTS
+from tests.chromium import chromium
 from tests.docker.people import People, Person, quick, signed_in, until
 from tests.hub.sign_in import GOOD_PASSWORD
 from tests.live import Deployment
@@ -260,10 +260,8 @@ def _shown(person: Person) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def browser(chromium_path: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGUMENTS)
+    with chromium(chromium_path) as opened:
         yield opened
-        opened.close()
 
 
 CELL = """

@@ -19,14 +19,14 @@ import docker
 import httpx
 import pytest
 import websockets.sync.client
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from dcloud_spawner import accounting
 from dcloud_spawner.authenticator.bootstrap import bootstrap_admin_link
 from dcloud_spawner.store import accounts, leases, workloads
 from dcloud_spawner.store.accounts import Budget
 from dcloud_spawner.store.events import Actor
-from tests.browser.staged import CHROMIUM_ARGUMENTS
+from tests.chromium import chromium
 from tests.docker.people import until
 from tests.live import Deployment
 from tests.patience import patient, patient_ms
@@ -43,10 +43,8 @@ CELL = (
 
 @pytest.fixture(scope="module")
 def browser(chromium_path: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGUMENTS)
+    with chromium(chromium_path) as opened:
         yield opened
-        opened.close()
 
 
 def _window(browser: Browser) -> Page:

@@ -11,12 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
+from tests.chromium import chromium
 from tests.hub.keycloak import CLIENT, PASSWORD, Keycloak
 from tests.hub.sign_in import SignInHub
 from tests.patience import patient_ms
-from tests.services import Missing, chromium
+from tests.services import Missing
 
 # Keycloak's start alone may take a minute on a busy machine.
 pytestmark = [pytest.mark.keycloak, pytest.mark.browser, pytest.mark.timeout(420)]
@@ -62,22 +63,9 @@ def _hub(state: Path, keycloak: Keycloak, **more: object) -> SignInHub:
 
 
 @pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser(playwright: Playwright) -> Iterator[Browser]:
-    try:
-        path = chromium()
-    except Missing as error:
-        pytest.skip(str(error))
-    started = playwright.chromium.launch(
-        executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-quic"]
-    )
-    yield started
-    started.close()
+def browser(chromium_path: str) -> Iterator[Browser]:
+    with chromium(chromium_path) as opened:
+        yield opened
 
 
 class Person:

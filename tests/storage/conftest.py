@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from dcloud_spawner.storage.store import ObjectStore
 from tests import services
-from tests.browser.staged import CHROMIUM_ARGUMENTS
+from tests.chromium import chromium
 from tests.conftest import fresh_database
 from tests.services import Missing
 from tests.storage.jobs_beside import jobs_beside
@@ -96,10 +96,8 @@ def open_stage(
 @pytest.fixture(scope="module")
 def browser(chromium_path: str) -> Iterator[Browser]:
     """A real Chromium."""
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium_path, args=CHROMIUM_ARGUMENTS)
+    with chromium(chromium_path) as opened:
         yield opened
-        opened.close()
 
 
 def _fresh(server: StorageServer) -> Iterator[ObjectStore]:
