@@ -20,11 +20,11 @@ from dcloud_spawner.store import (
     events,
     former_people,
     grants,
+    reservations,
     workloads,
 )
 from dcloud_spawner.store.asks import AskState
 from dcloud_spawner.store.events import Actor
-from dcloud_spawner.store.schema import State
 
 LONGEST_NAME = 200
 """Characters of a name beside which there is room to say that it is a former one."""
@@ -41,6 +41,7 @@ def let_go(platform: Platform, user: str, actor: Actor) -> None:
         _leave_projects(connection, user, actor, now)
         _withdraw_asks(connection, user, former, actor, now)
         _leave_datasets(connection, user, former, actor, now)
+        _leave_reservations(connection, user, former, actor, now)
         _leave_sessions(connection, user, former, actor, now)
         _close_account(connection, user, former, actor, now)
 
@@ -87,14 +88,26 @@ def _leave_datasets(
         events.note(connection, actor, "dataset.unshare", identifier, at=now, detail=detail)
 
 
+def _leave_reservations(
+    connection: Connection, user: str, former: str, actor: Actor, now: datetime
+) -> None:
+    """What was kept for them is kept for nobody of that name; others who may use it still may."""
+    for found in reservations.open_reservations(connection):
+        if user in found.users:
+            users = [former if each == user else each for each in found.users]
+            reservations.set_users(connection, found.id, users)
+            detail: dict[str, object] = {"user": user, "name": former}
+            events.note(connection, actor, "reservation.leave", found.id, at=now, detail=detail)
+
+
 def _leave_sessions(
     connection: Connection, user: str, former: str, actor: Actor, now: datetime
 ) -> None:
-    """What they ran is not the next one's to see, nor counted as had by them. What waits yet ends;
-    what is just being ended has the former name when it is over (``lifecycle.confirm_gone``)."""
+    """What they ran is not the next one's to see, nor counted as had by them. Whatever the hub did
+    not know, or nobody took up again yet, ends too: it would be taken up for the next one. It has
+    the former name when it is over (``lifecycle.confirm_gone``)."""
     for workload in workloads.open_of(connection, user):
-        if workload.state is State.QUEUED:
-            lifecycle.write_stop(connection, workload.id, "user deleted", actor, now)
+        lifecycle.write_stop(connection, workload.id, "user deleted", actor, now)
     if former_people.rename(connection, user, former):
         events.note(connection, actor, "user.former", user, at=now, detail={"name": former})
 

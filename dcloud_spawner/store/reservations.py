@@ -173,6 +173,12 @@ def change(connection: Connection, identifier: str, to: ReservationState, detail
     return result.rowcount == 1
 
 
+def set_users(connection: Connection, identifier: str, users: Sequence[str]) -> None:
+    """Keep it for other people."""
+    mine = reservations.c.id == identifier
+    connection.execute(update(reservations).where(mine).values(users=list(users)))
+
+
 def mark_used(connection: Connection, identifiers: Collection[str], at: datetime) -> None:
     """Note that something was admitted on these for the first time."""
     connection.execute(

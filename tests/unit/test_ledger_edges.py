@@ -212,6 +212,24 @@ def test_what_a_deleted_user_still_runs_is_charged_to_the_account_they_had(
         assert list(verify(connection)) == []
 
 
+def test_what_the_hub_knew_not_of_a_deleted_user_ends_and_is_taken_up_for_nobody(
+    platform: Platform,
+) -> None:
+    """The hub died and came back: it stops what it knows, and its starts are not posted again."""
+    runs = ran(platform, "ann", 1, HOUR, server="runs")
+    starts = submit(platform, "ann", 1, server="starts")
+    platform.run_pass()
+    assert state(platform, starts) is State.ADMITTED
+    deleted_users.let_go(platform, "ann", ADMIN)
+    assert lifecycle.begin_start(platform, starts.id) is None
+    for workload in (runs, starts):
+        assert state(platform, workload) is State.STOPPING
+        assert lifecycle.finish_stop(platform, workload.id)
+    with platform.database.reading() as connection:
+        assert workloads.open_of(connection, "ann") == []
+        assert list(verify(connection)) == []
+
+
 def test_whoever_takes_the_name_of_a_deleted_user_sees_nothing_that_they_ran(
     platform: Platform,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dcloud_spawner import drains, lifecycle, reservations, resizing
+from dcloud_spawner import deleted_users, drains, lifecycle, reservations, resizing
 from dcloud_spawner.errors import Conflict, InvalidChoice, NotFound
 from dcloud_spawner.platform import Platform, utc_now
 from dcloud_spawner.scheduler.schedule import schedule
@@ -312,6 +312,17 @@ def test_what_runs_on_one_that_is_given_up_ends_as_told_where_another_one_counts
     assert get(platform, mine.id).notice_at == told
     reservations.cancel_reservation(platform, second.id, TEACHER)
     assert state(platform, mine) is State.RUNNING
+
+
+def test_what_is_kept_for_a_deleted_user_is_not_kept_for_the_next_one_of_the_name(
+    platform: Platform,
+) -> None:
+    made = reservations.reserve(platform, now_on(gpus=4, users=("ann", "bob")), TEACHER)
+    deleted_users.let_go(platform, "ann", TEACHER)
+    next_one, bob = submit(platform, "ann", 1), submit(platform, "bob", 1)
+    platform.run_pass()
+    assert (state(platform, next_one), state(platform, bob)) == (State.QUEUED, State.ADMITTED)
+    assert actions(platform, made.id)[-1] == "reservation.leave"
 
 
 def test_one_that_is_over_or_unknown_cannot_be_given_up(platform: Platform) -> None:
