@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dcloud_spawner.datasets.reach import NotReached, refuse_inside
 from dcloud_spawner.settings import Settings
+from hub_services.web.api import dataset_imports
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
@@ -66,3 +71,27 @@ def test_a_network_that_was_opened_for_imports_is_reached(tmp_path: Path) -> Non
     refuse_inside(opened, "https://10.1.2.3/x", "url")
     with pytest.raises(NotReached):
         refuse_inside(opened, "https://10.2.2.3/x", "url")
+
+
+def test_name_servers_that_say_nothing_keep_nobody_else_from_a_thread(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the threads of the event loop the hub's address is looked up, for everybody."""
+    answers = threading.Event()
+    monkeypatch.setattr(dataset_imports, "refuse_inside", lambda *asked: answers.wait(60))
+    monkeypatch.setattr(dataset_imports, "RESOLVE_SECONDS", 0.01)
+    call: Any = SimpleNamespace(
+        service=SimpleNamespace(platform=SimpleNamespace(settings=settings))
+    )
+
+    async def ask() -> None:
+        url = "https://slow.example/x"
+        try:
+            await asyncio.gather(
+                *(dataset_imports._refuse_inside(call, url, "url") for _ in range(40))
+            )
+            await asyncio.wait_for(asyncio.to_thread(bool), 30)
+        finally:
+            answers.set()
+
+    asyncio.run(ask())

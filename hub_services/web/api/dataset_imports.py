@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +25,10 @@ from hub_services.web.api.operation import Call, Nothing, Operation, Wire
 
 RESOLVE_SECONDS = 2.0
 """So long an answer waits for a name server."""
+
+_names = ThreadPoolExecutor(4, "names")
+"""Of its own: name servers that say nothing keep only each other waiting. In the threads of the
+event loop itself the hub's address is looked up, for everybody."""
 
 
 class ImportUrlBody(Wire):
@@ -81,7 +86,8 @@ async def import_store(call: Call[Nothing, ImportStoreBody]) -> JobView:
 async def _refuse_inside(call: Call[Nothing, Any], url: str, field: str) -> None:
     """For whoever waits for an answer; what guards is the job's own look at each connection. So a
     name server that takes its time is not waited for."""
-    looked = asyncio.to_thread(refuse_inside, call.service.platform.settings, url, field)
+    settings = call.service.platform.settings
+    looked = asyncio.get_running_loop().run_in_executor(_names, refuse_inside, settings, url, field)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(looked, RESOLVE_SECONDS)
 
