@@ -69,6 +69,8 @@ def _charge(connection: Connection, platform: Platform, home: Home, now: datetim
     if not home.size_bytes or home.user_deleted_at is not None:
         return
     mark = max(mark, home.created_at)  # an earlier home of this name was purged
+    if mark >= now:  # the clock was set back since this one was made
+        return
     amount = int(storage_cost(rates.read_book(connection), home.size_bytes, mark, now))
     if not amount:
         return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, case, delete, func, select, update
 
 from dcloud_spawner.store.schema import homes
 
@@ -64,8 +64,10 @@ def set_size(
 
 
 def set_space(connection: Connection, volume: str, space_bytes: int) -> None:
-    """Write what is in the own space now; the home's size changes with it."""
-    more = space_bytes - func.coalesce(homes.c.space_bytes, 0)
+    """Write what is in the own space now; the home's size changes with it. Of a size that was
+    measured before spaces were told apart nobody knows how much was the space: it stays."""
+    apart = homes.c.space_bytes.is_not(None) | homes.c.size_bytes.is_(None)
+    more = case((apart, space_bytes - func.coalesce(homes.c.space_bytes, 0)), else_=0)
     connection.execute(
         update(homes)
         .where(homes.c.volume == volume)

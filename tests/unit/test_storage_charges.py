@@ -126,6 +126,41 @@ def test_a_home_made_anew_is_not_charged_for_the_time_without_one(
     assert sum(-row.microcredits for row in charges(lab, "ann")) <= 2 * A_DAY
 
 
+def test_a_home_made_before_the_clock_was_set_back_brings_no_credits(
+    lab: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 1)
+    charge_storage(lab.platform)
+    user_homes.purge_home(lab.platform, "ann", BOSS)
+    lab.clock.goes(3 * DAY)
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 1)
+    lab.clock.goes(-DAY)
+    charge_storage(lab.platform)
+    assert charges(lab, "ann") == []
+    days(lab, 2)
+    assert [row.microcredits for row in charges(lab, "ann")] == [-A_DAY]
+
+
+def test_an_own_space_is_not_added_to_a_size_that_was_measured_with_it_before_an_upgrade(
+    lab: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home(lab.platform, "ann")
+    size(lab, monkeypatch, 5)
+    with lab.platform.database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE homes SET space_bytes = NULL")
+        before = homes.of_user(connection, "ann")
+        assert before is not None
+        found = []
+        for space in (1, 3):
+            homes.set_space(connection, before.volume, space * GIB)
+            after = homes.of_user(connection, "ann")
+            assert after is not None
+            found.append((after.size_bytes, after.space_bytes))
+    assert found == [(5 * GIB, GIB), (7 * GIB, 3 * GIB)]
+
+
 def test_homes_whose_long_names_begin_alike_are_all_charged(
     lab: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
