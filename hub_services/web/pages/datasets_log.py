@@ -37,7 +37,7 @@ WORDS: Mapping[str, str] = {
     "dataset.mount_away": "Mount went away",
     "dataset.mount_back": "Mount came back",
     "dataset.mount_failed": "Mount failed",
-    "dataset.orphan": "Removed what no version has",
+    "dataset.orphan": "Its owner was deleted",
     "dataset.preview": "Looked at",
     "dataset.publish": "Published",
     "dataset.publishing": "Asked to publish",
