@@ -538,8 +538,10 @@ def test_a_name_that_nobody_has_comes_into_no_project(
         assert error["hint"] == f"Did you mean {OWNER}?"
         for role in ("member", "owner"):
             path = f"/accounts/{lab.project}/members/Stam"
-            error = refused(owner.put(path, json={"role": role, **ahead}), 400, "nobody")
+            error = refused(admin.put(path, json={"role": role, **ahead}), 400, "nobody")
             assert (error["field"], error["hint"]) == ("user", f"Did you mean {STRANGER}?")
+            error = refused(owner.put(path, json={"role": role, **ahead}), 400, "nobody")
+            assert error["field"] == "user" and STRANGER not in str(error)
     assert everything(stage.platform) == before
     good(owner.put(f"/accounts/{lab.project}/members/zora", json={}))
     good(owner.delete(f"/accounts/{lab.project}/members/zora"))

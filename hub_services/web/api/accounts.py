@@ -187,7 +187,14 @@ async def set_member(call: Call[Nothing, MemberBody]) -> AccountDetailView:
         )
 
     if not await read(call, is_in):
-        await refuse_unknown(call.service, "user", [user], field="user", ahead=call.body.ahead)
+        await refuse_unknown(
+            call.service,
+            "user",
+            [user],
+            field="user",
+            ahead=call.body.ahead,
+            suggest=call.viewer.administrator,  # an owner is not told who else is in the lab
+        )
     return await _set_member(call, Role(call.body.role))
 
 
