@@ -54,12 +54,14 @@ class Outcome:
     """Why, in a line, for each test that failed."""
 
 
-CONTAINERS = ("tests/docker", "tests/sandbox", "tests/faults")
+CONTAINERS = ("tests/docker", "tests/faults")
 """Folders of one of the two lanes on SQLite; the rest takes about as long."""
 
 IN_A_BROWSER = "browser and not soak"
 """Offline, for a browser gives up what it loads when an address comes or goes on the machine, as
 one does with each container that starts or ends beside it."""
+
+NOT_IN_A_BROWSER = "not browser and not soak"
 
 ON_A_DATABASE = "database and not soak"
 NOT_THE_SAME_ON_ANY = f"{ON_A_DATABASE} and not sqlite_suffices"
@@ -90,7 +92,7 @@ def lanes_of(databases: Sequence[str], arguments: Sequence[str]) -> list[list[Pa
             lanes.append(
                 [
                     Part("sqlite-browser", database, rest, IN_A_BROWSER, offline=True),
-                    Part("sqlite-rest", database, rest, f"not ({IN_A_BROWSER})"),
+                    Part("sqlite-rest", database, rest, NOT_IN_A_BROWSER),
                 ]
             )
         elif database == "sqlite":
