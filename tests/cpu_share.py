@@ -42,7 +42,7 @@ print(json.dumps([used / seconds, periods, throttled]))
 """A program that keeps two cores busy; prints the cores it got, and of how many of the kernel's
 periods it was held back in how many."""
 
-TRIES = 5
+TRIES = 8
 
 
 def check_share(burn: Callable[[], Sequence[float]], wanted: float) -> None:

@@ -1,8 +1,8 @@
 """The run of the whole suite, in parts side by side.
 
 python -m tests.suite prepare      OS packages and the proxy, where we may
-python -m tests.suite run [...]    pytest on SQLite in three parts and, beside them, on
-                                   PostgreSQL what may come out differently there
+python -m tests.suite run [...]    pytest on SQLite in four parts and, beside them, on PostgreSQL
+                                   what may come out differently there
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class Outcome:
     """Why, in a line, for each test that failed."""
 
 
-CONTAINERS = ("tests/docker", "tests/faults")
-"""Folders of one of the two lanes on SQLite; the rest takes about as long."""
+CONTAINERS, FAULTS = "tests/docker", "tests/faults"
+"""Folders of lanes of their own on SQLite: with containers a run takes longest, and with faults it
+waits for most of its time."""
 
 IN_A_BROWSER = "browser and not soak"
 """Offline, for a browser gives up what it loads when an address comes or goes on the machine, as
@@ -87,14 +88,15 @@ def lanes_of(databases: Sequence[str], arguments: Sequence[str]) -> list[list[Pa
     lanes = []
     for database in databases:
         if database == "sqlite" and not named:
-            rest = tuple(f"--ignore={path}" for path in CONTAINERS)
-            lanes.append([Part("sqlite-containers", database, CONTAINERS)])
+            rest = (f"--ignore={CONTAINERS}", f"--ignore={FAULTS}")
+            lanes.append([Part("sqlite-containers", database, (CONTAINERS,))])
             lanes.append(
                 [
                     Part("sqlite-browser", database, rest, IN_A_BROWSER, offline=True),
                     Part("sqlite-rest", database, rest, NOT_IN_A_BROWSER),
                 ]
             )
+            lanes.append([Part("sqlite-faults", database, (FAULTS,))])
         elif database == "sqlite":
             lanes.append([Part(database, database)])
         else:
@@ -107,7 +109,7 @@ def lanes_of(databases: Sequence[str], arguments: Sequence[str]) -> list[list[Pa
 def run(databases: Sequence[str], arguments: Sequence[str]) -> int:
     """All lanes side by side; 0 when all tests passed.
 
-    Tests wait more than they compute, so three at once take little longer than one. What the
+    Tests wait much, so several lanes at once take little longer than the longest. What the
     later ones print is kept and shown when all have ended.
     """
     with docker_for_the_run(), tempfile.TemporaryDirectory(prefix="dcloud-tests-") as name:

@@ -103,10 +103,11 @@ def test_a_free_port_is_free() -> None:
 
 
 def test_the_lanes_of_a_run_are_all_tests_once() -> None:
-    (containers,), (browser, rest), _ = lanes_of(("sqlite", "postgresql"), ("--durations=20",))
-    ignored = {f"--ignore={path}" for path in containers.arguments}
+    lanes = lanes_of(("sqlite", "postgresql"), ("--durations=20",))
+    (containers,), (browser, rest), (faults,), _ = lanes
+    ignored = {f"--ignore={path}" for path in containers.arguments + faults.arguments}
     assert ignored == set(rest.arguments) == set(browser.arguments)
-    assert containers.marked == ""
+    assert containers.marked == faults.marked == ""
     assert (browser.marked, rest.marked) == ("browser and not soak", "not browser and not soak")
     assert [part.offline for part in (containers, browser, rest)] == [False, True, False]
     assert [part.arguments for (part,) in lanes_of(("sqlite",), ("tests/unit",))] == [()]
