@@ -47,6 +47,7 @@ def shot(page: Page, name: str) -> None:
 
 
 def ask(page: Page, url: str, path: str = "") -> None:
+    page.goto(page.url)  # what was going on may just now have ended, and loads the page again
     page.get_by_role("button", name="Import").first.click()
     page.fill("#i-url", url)
     page.fill("#i-path", path)
