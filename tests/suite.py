@@ -90,13 +90,9 @@ def lanes_of(databases: Sequence[str], arguments: Sequence[str]) -> list[list[Pa
         if database == "sqlite" and not named:
             rest = (f"--ignore={CONTAINERS}", f"--ignore={FAULTS}")
             lanes.append([Part("sqlite-containers", database, (CONTAINERS,))])
-            lanes.append(
-                [
-                    Part("sqlite-browser", database, rest, IN_A_BROWSER, offline=True),
-                    Part("sqlite-rest", database, rest, NOT_IN_A_BROWSER),
-                ]
-            )
-            lanes.append([Part("sqlite-faults", database, (FAULTS,))])
+            browser = Part("sqlite-browser", database, rest, IN_A_BROWSER, offline=True)
+            lanes.append([Part("sqlite-faults", database, (FAULTS,)), browser])
+            lanes.append([Part("sqlite-rest", database, rest, NOT_IN_A_BROWSER)])
         elif database == "sqlite":
             lanes.append([Part(database, database)])
         else:
