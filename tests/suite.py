@@ -91,7 +91,8 @@ def lanes_of(databases: Sequence[str], arguments: Sequence[str]) -> list[list[Pa
             rest = (f"--ignore={CONTAINERS}", f"--ignore={FAULTS}")
             lanes.append([Part("sqlite-containers", database, (CONTAINERS,))])
             browser = Part("sqlite-browser", database, rest, IN_A_BROWSER, offline=True)
-            lanes.append([Part("sqlite-faults", database, (FAULTS,)), browser])
+            # In this order, for those on PostgreSQL come early there.
+            lanes.append([browser, Part("sqlite-faults", database, (FAULTS,))])
             lanes.append([Part("sqlite-rest", database, rest, NOT_IN_A_BROWSER)])
         elif database == "sqlite":
             lanes.append([Part(database, database)])

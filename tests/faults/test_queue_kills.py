@@ -26,11 +26,12 @@ from dcloud_spawner.store.schema import workloads as workload_rows
 from tests.faults import store_worker
 from tests.faults.store_worker import open_platform
 from tests.faults.workers import begin, kill
+from tests.patience import patient
 from tests.platforms import check, start, submit
 
 KILLS = 25
 
-LONGEST_SECONDS = 120.0
+LONGEST_SECONDS = patient(60)
 
 WANTED = {"hold", "unhold", "move", "drain", "undrain", "create"}
 """Kinds of acts without which little was proven."""

@@ -36,7 +36,7 @@ from tests.platforms import ALICE, check
 
 KILLS = 70
 
-LONGEST_SECONDS = 200.0
+LONGEST_SECONDS = patient(100)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,9 @@ class Watch(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(0.02):
+        over = False
+        while not over:
+            over = self._over.wait(0.02)  # and one look at the end, at what was done since the last
             try:
                 self.look()
             except AssertionError as error:
@@ -119,7 +121,7 @@ def watching(platform: Platform, folder: Path) -> Iterator[Watch]:
         watch.end()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_whatever_is_killed_and_whenever_the_store_is_right(
     processes: Any, database_url: str, tmp_path: Path
 ) -> None:

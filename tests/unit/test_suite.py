@@ -104,7 +104,7 @@ def test_a_free_port_is_free() -> None:
 
 def test_the_lanes_of_a_run_are_all_tests_once() -> None:
     lanes = lanes_of(("sqlite", "postgresql"), ("--durations=20",))
-    (containers,), (faults, browser), (rest,), _ = lanes
+    (containers,), (browser, faults), (rest,), _ = lanes
     ignored = {f"--ignore={path}" for path in containers.arguments + faults.arguments}
     assert ignored == set(rest.arguments) == set(browser.arguments)
     assert containers.marked == faults.marked == ""
