@@ -73,7 +73,9 @@ async function follow() {
     old.replaceWith(document.importNode(next, true));
     // Not while somebody is in a dialog or uploads something here.
     if (over && document.querySelector("dialog[open], [data-uploading]")) return void refresh().catch(() => {});
-    if (over) location.reload();
+    if (!over) continue;
+    document.body.inert = true; // until the page is there again nobody opens what would be gone with it
+    location.reload();
   }
 }
 if (panel) follow();
