@@ -37,7 +37,7 @@ from dcloud_spawner.engines.use import ContainerUse
 from dcloud_spawner.errors import EngineError, LaunchFailed
 from dcloud_spawner.mounts import kernel, mountinfo
 from tests.cpu_share import BURN, check_share
-from tests.patience import patient
+from tests.patience import patient, until
 from tests.simgpu.simgpu import Simulation, set_driver, set_health, set_usage
 
 MIB = 2**20
@@ -123,15 +123,6 @@ class Bench:
 
     def stop(self, spec: ContainerSpec, grace_seconds: int = 5) -> ContainerFacts | None:
         return self.engine.stop(spec.labels[LABEL_WORKLOAD], grace_seconds)
-
-
-def until(condition: object, seconds: float) -> None:
-    """Wait for a condition; fails when it does not come true in time."""
-    assert callable(condition)
-    deadline = time.monotonic() + patient(seconds)
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.03)
 
 
 def python(program: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import itertools
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from dcloud_spawner.store.schema import State
 from dcloud_spawner.store.workloads import Workload
 from tests.hub.sign_in import Visitor
 from tests.live import Deployment, server_path
-from tests.patience import patient
+from tests.patience import patient, until
 
 _numbers = itertools.count(1)
 
@@ -54,19 +54,6 @@ def quick(count: int = 0, **more: Any) -> dict[str, Any]:
 def gpu(count: int, **more: Any) -> dict[str, Any]:
     """A choice of some GPUs and little else."""
     return {"profile": "gpu", "gpus": count, "memory_gib": 0.5, "cpus": 1, **more}
-
-
-def until(condition: Callable[[], object], seconds: float, what: str = "it") -> float:
-    """Wait for a condition; returns the seconds it took, fails when it does not come true.
-
-    ``seconds`` is what a quiet machine needs at most; see ``tests/patience.py``.
-    """
-    seconds = patient(seconds)
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"{what} did not happen in {seconds:g} s"
-        time.sleep(0.05)
-    return time.monotonic() - start
 
 
 @dataclass

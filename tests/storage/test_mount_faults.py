@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from dcloud_spawner.storage.store import ObjectStore
 from dcloud_spawner.store.dataset_mounts import MountState
 from dcloud_spawner.store.workloads import Workload
 from tests.mounting import MountHost, mount_host
-from tests.patience import patient
+from tests.patience import until
 from tests.storage.servers import StorageServer
 
 pytestmark = [
@@ -92,13 +92,6 @@ class Reader:
     def is_alive(self) -> bool:
         """Whether it still runs."""
         return [facts.phase for facts in self._engine.observe(self._workload)] == [Phase.ALIVE]
-
-
-def until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + patient(seconds)
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture
